@@ -54,6 +54,7 @@ fn plans(set: &ObjectSet) -> Vec<ImagePlan> {
         kernel_release: "6.1.0-1-cloud-amd64".into(),
         kernel: Digest::of(b"kernel"),
         initrd: Digest::of(b"initrd"),
+        identity: None,
         cloud: None,
         stub: None,
     };

@@ -1,5 +1,5 @@
-//! The stand-in's guest, as the control channel has it: it says hello, asks for the time, and its first container writes a line
-//! now and then.
+//! The stand-in's guest, as its ports have it: it asks who it is, says hello, asks for the time, and its first container writes a
+//! line now and then.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -7,12 +7,41 @@ use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use i2kit_spec::control::{Clock, Decoder, Ended, GuestHello, LogHead, Message, VERSION};
+use i2kit_spec::identity::{IDENTITY_TAKEN, IDENTITY_WANTED, Identity, take_identity};
 
 /// How often a guest asks for the time: as its supervisor does.
 const CLOCK: Duration = Duration::from_secs(10);
 
 /// How often the container writes a line: as a server that is asked for nothing.
 const LINE: Duration = Duration::from_mins(1);
+
+/// Asks over the port until there is an answer, whoever comes; returns the parameters of the machine.
+pub(super) fn identity(listener: &UnixListener) -> io::Result<String> {
+    loop {
+        let (host, _) = listener.accept()?;
+        // A host that was killed has a successor.
+        if let Ok(identity) = ask(&host) {
+            return Ok(identity.parameters);
+        }
+    }
+}
+
+/// Asks one host.
+fn ask(mut host: &UnixStream) -> io::Result<Identity> {
+    host.write_all(IDENTITY_WANTED)?;
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let length = host.read(&mut buffer)?;
+        if length == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        bytes.extend_from_slice(&buffer[..length]);
+        if let Some(identity) = take_identity(&mut bytes).map_err(io::Error::other)? {
+            host.write_all(IDENTITY_TAKEN)?;
+            return Ok(identity);
+        }
+    }
+}
 
 /// Serves one host at a time, as qemu does; `container` is who writes lines.
 pub(super) fn serve(listener: &UnixListener, container: &str) {

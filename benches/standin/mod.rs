@@ -96,7 +96,11 @@ impl Machine {
             let found = values(arguments, "-chardev").find(|value| field(value, "id") == Some(id));
             Some(field(found?, "path")?.to_owned())
         };
-        let mut words = values(arguments, "-append").next()?.split(' ');
+        let mut words = values(arguments, "-append").next()?.to_owned();
+        if let Some(port) = chardev("identity") {
+            words = guest::identity(&UnixListener::bind(port).ok()?).ok()?;
+        }
+        let mut words = words.split(' ');
         let net = words.find_map(|word| word.strip_prefix(cmdline::NET)?.strip_prefix('='))?;
         let (address, _) = net.split_once('/')?;
         let hardware = values(arguments, "-device").find_map(|value| field(value, "mac"))?;

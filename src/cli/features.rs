@@ -1,7 +1,7 @@
 //! The README's table: what works on which cloud, made from what the clouds support.
 
 use crate::manifest::support::{
-    ACME, Answer, ENDING_POD, HEADLESS, INGRESS_RANGES, PLACEMENT, REPLICATED, ROLE, Support, TLS,
+    ACME, Answer, ENDING_POD, HEADLESS, INGRESS_RANGES, PLACEMENT, REPLICATED, ROLE, SNAPSHOTS, Support, TLS,
 };
 
 /// A line of the table.
@@ -43,6 +43,11 @@ const FEATURES: &[Feature] = &[
         &["ServiceSpec.sessionAffinity=ClientIP", "ServiceSpec.loadBalancerSourceRanges", INGRESS_RANGES],
     ),
     depends("roles, zones, types of machine, Spot", &[ROLE, PLACEMENT]),
+    depends(
+        "instant replicas: further machines of a pod start from a snapshot that its first one left before its containers \
+         (no Jobs, no pods with disks that outlive machines; `i2kit.dev/snapshot: never` for none)",
+        &[SNAPSHOTS],
+    ),
     depends("HorizontalPodAutoscalers on processor use", &["HorizontalPodAutoscaler"]),
     depends(
         "the same on memory, on one container, on an amount a pod, with `behavior`",

@@ -13,6 +13,6 @@ pub(super) fn hold(args: LocalNetworkArgs) -> Result<Exit, Failure> {
 
 /// Becomes a program in a network.
 pub(super) fn become_program(args: LocalVmArgs) -> Result<Exit, Failure> {
-    let LocalVmArgs { network: LocalNetworkArgs { user, net }, keep, program } = args;
-    Err(Failure::new(Exit::Failure, network::become_program(user, net, &keep, &program)))
+    let LocalVmArgs { network: LocalNetworkArgs { user, net }, keep, bound_to, program } = args;
+    Err(Failure::new(Exit::Failure, network::become_program(user, net, &keep, bound_to, &program)))
 }

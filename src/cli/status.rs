@@ -294,15 +294,18 @@ fn instances(groups: &[InstanceGroup]) -> Table {
             instance.revision.to_string(),
             shortened(&output::health(instance)),
             instance.restarts().to_string(),
-            match (instance.accelerator, instance.pid) {
-                (Some(accelerator), Some(pid)) => format!("{accelerator}, pid {pid}"),
-                (Some(accelerator), None) => accelerator.to_string(),
-                _ => "-".into(),
-            },
+            machine(instance),
         ]);
         table.add_row(cells.into_iter().chain(have_addresses.then_some(address)));
     }
     table
+}
+
+/// What runs a VM, which process that is, and how it was started where it did not boot.
+fn machine(instance: &Instance) -> String {
+    let Some(accelerator) = instance.accelerator else { return "-".to_owned() };
+    let pid = instance.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+    format!("{accelerator}{pid}{}", if instance.from_snapshot { ", from a snapshot" } else { "" })
 }
 
 fn containers<'a>(

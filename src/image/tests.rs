@@ -63,6 +63,7 @@ impl World {
             arch: Architecture::Amd64,
             kernel: Digest::of(b"kernel").to_string(),
             initrd: Digest::of(b"initrd").to_string(),
+            identity: None,
             cloud: None,
             stub: Some(Digest::of(&stub).to_string()),
             coordinator: Some(Digest::of(&coordinator()).to_string()),

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::language::{Choice, Class, Field, KINDS, LIST, POD_ANNOTATIONS, Table, Text, Type};
 use super::support::{
-    ACME, ENDING_POD, HEADLESS, INGRESS_RANGES, NAMED_CLASS, PLACEMENT, REPLICATED, ROLE, Support, TLS,
-    annotations, notes, only_on,
+    ACME, ENDING_POD, HEADLESS, INGRESS_RANGES, NAMED_CLASS, PLACEMENT, REPLICATED, ROLE, SNAPSHOTS, Support,
+    TLS, annotations, notes, only_on,
 };
 
 const HEAD: &str = "<!-- Made from the tables in src/manifest/language and src/cloud/*/support.rs by `i2kit schema --format markdown`. -->
@@ -180,7 +180,18 @@ fn class(class: Class, not_yet: bool, only: Option<String>) -> String {
 
 /// Paths of answers that name nothing in the language, and no verb: slips in a cloud's table.
 pub fn unknown(cloud: &Support) -> Vec<&'static str> {
-    let named = [TLS, ROLE, PLACEMENT, ENDING_POD, HEADLESS, NAMED_CLASS, INGRESS_RANGES, ACME, REPLICATED];
+    let named = [
+        TLS,
+        ROLE,
+        PLACEMENT,
+        ENDING_POD,
+        HEADLESS,
+        NAMED_CLASS,
+        INGRESS_RANGES,
+        ACME,
+        REPLICATED,
+        SNAPSHOTS,
+    ];
     let is_kind = |path: &str| KINDS.iter().any(|kind| kind.name == path);
     let is_field = |path: &str| {
         let (field, word) = path.split_once('=').map_or((path, None), |(field, word)| (field, Some(word)));

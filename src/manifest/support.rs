@@ -35,6 +35,9 @@ pub const ACME: &str = "certificates of Ingresses by ACME";
 /// A StatefulSet whose machines execute the same requests in the same order.
 pub const REPLICATED: &str = "replicated pods";
 
+/// Machines that start from a snapshot which another one of their kind left before its containers.
+pub const SNAPSHOTS: &str = "machines that start from a snapshot";
+
 /// A StorageClass that a claim names and no file has.
 pub const NAMED_CLASS: &str = "a StorageClass that is not in the given files";
 

@@ -107,7 +107,8 @@ fn of_instance(group: &InstanceGroup, instance: &Instance) -> Vec<CloudEvent> {
         object: object.clone(),
         message,
     };
-    let started = format!("of revision {}", instance.revision);
+    let way = if instance.from_snapshot { ", from a snapshot" } else { "" };
+    let started = format!("of revision {}{way}", instance.revision);
     let mut found = vec![event(instance.since, EventKind::Normal, "Started", started)];
     if let Some((kind, word, message)) = outcome(instance) {
         found.push(match changed(group, instance) {
@@ -237,5 +238,8 @@ mod tests {
         let unknown = json!({"run": null, "state": "running"});
         let found = of_instance(&group, &instance(&unknown));
         assert!(found[1].message.ends_with("(now; the cloud has no time of it)"), "{found:?}");
+        assert_eq!(found[0].message, "of revision 1");
+        let found = of_instance(&group, &instance(&json!({"fromSnapshot": true})));
+        assert_eq!(found[0].message, "of revision 1, from a snapshot");
     }
 }

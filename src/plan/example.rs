@@ -76,6 +76,7 @@ pub(crate) fn plan() -> ImagePlan {
         kernel_release: "6.1.0-1-cloud-amd64".into(),
         kernel: Digest::of(b"kernel"),
         initrd: Digest::of(b"initrd"),
+        identity: None,
         cloud: None,
         stub: None,
     };
@@ -105,6 +106,7 @@ pub(crate) fn launch(image: ImageId) -> LaunchSpec {
         role: None,
         machine_type: None,
         spot: false,
+        no_snapshot: false,
         mix: None,
     }
 }

@@ -37,6 +37,9 @@ pub struct GuestFacts {
     pub kernel: Digest,
     /// Digest of the initial RAM file system: PID 1, supervisor, modules.
     pub initrd: Digest,
+    /// The version of the message by which the guest takes what is one machine's alone, in bundles whose guest does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<u16>,
     /// Digest of what is added to the initial RAM file system where firmware boots the disk, in bundles that have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud: Option<Digest>,

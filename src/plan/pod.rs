@@ -164,7 +164,10 @@ fn plain(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<Image
     Ok(ImagePlan {
         version: IMAGE_PLAN_VERSION,
         guest: facts.guest.clone(),
-        cmdline: cmdline::BASE.into(),
+        cmdline: match facts.guest.identity {
+            Some(version) => format!("{} {}={version}", cmdline::BASE, cmdline::IDENTITY),
+            None => cmdline::BASE.into(),
+        },
         boot: PodBoot {
             version: POD_BOOT_VERSION,
             pod: PodMeta {

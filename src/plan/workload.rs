@@ -173,6 +173,7 @@ fn launch(template: &PodTemplate, image: LaunchImage) -> LaunchSpec {
         role: None,
         machine_type: None,
         spot: false,
+        no_snapshot: template.spec.placement.no_snapshot,
         mix: None,
     }
 }

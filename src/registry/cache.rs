@@ -60,6 +60,8 @@ pub enum CacheKind {
     HashTree,
     /// The EFI system partition of a bootable disk.
     SystemPartition,
+    /// A machine that was stopped before its containers, from which others start.
+    Template,
     /// What a killed run left unfinished.
     Leftover,
 }
@@ -95,6 +97,7 @@ pub fn list(root: &Path) -> Result<Vec<CacheEntry>, Error> {
         ("memos", CacheKind::Memo, ""),
         ("verity", CacheKind::HashTree, ".tree"),
         ("efi", CacheKind::SystemPartition, ".img"),
+        ("templates", CacheKind::Template, ""),
     ] {
         let folder = root.join(folder);
         let files = match std::fs::read_dir(&folder) {
@@ -172,6 +175,7 @@ impl Keep {
             | CacheKind::Memo
             | CacheKind::HashTree
             | CacheKind::SystemPartition
+            | CacheKind::Template
             | CacheKind::Leftover => false,
         }
     }

@@ -80,6 +80,7 @@ fn problem(entry: &CacheEntry) -> Result<Option<(PathBuf, &'static str)>, Error>
             _ => Some("it names no digest"),
         },
         CacheKind::Image => return image(path),
+        CacheKind::Template => template(path),
         CacheKind::Layer | CacheKind::HashTree | CacheKind::SystemPartition => match sum::verify(path)? {
             FileState::Good(_) | FileState::Absent => None,
             FileState::Spoiled(problem) => Some(problem),
@@ -94,6 +95,27 @@ fn blob(path: &Path, name: &str) -> Result<Option<&'static str>, Error> {
         Ok(digest) => Ok((digest.hex() != name).then_some("its bytes are not those of its digest")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read", path)(error)),
+    }
+}
+
+/// What is wrong with a template, as far as its record tells. Of its memory, which machines that run have mapped, the length is
+/// looked at.
+fn template(folder: &Path) -> Option<&'static str> {
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap_or_default();
+    let record: serde_json::Value = serde_json::from_slice(&read("template.json")).unwrap_or_default();
+    let devices = record["devices"].as_str().and_then(|text| text.parse::<Digest>().ok());
+    let memory = std::fs::metadata(folder.join("ram")).map(|data| data.len()).ok();
+    match devices {
+        // What was removed meanwhile is not spoiled.
+        _ if !folder.exists() => None,
+        None => Some("it has no record"),
+        Some(devices) if Digest::of(&read("devices")) != devices => {
+            Some("its devices are not those of its record")
+        }
+        Some(_) if memory.is_none() || memory != record["memory"]["bytes"].as_u64() => {
+            Some("its memory is not that of its record")
+        }
+        Some(_) => None,
     }
 }
 
@@ -123,4 +145,32 @@ fn image(folder: &Path) -> Result<Option<(PathBuf, &'static str)>, Error> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_that_is_not_as_its_record_says_is_spoiled() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("templates").join("0".repeat(64));
+        std::fs::create_dir_all(&folder).unwrap();
+        let found = || {
+            let verified = verify(root.path(), true).unwrap();
+            verified.spoiled.into_iter().map(|spoiled| spoiled.problem).collect::<Vec<_>>()
+        };
+        assert_eq!(found(), ["it has no record"]);
+        let devices = Digest::of(b"devices");
+        let record = serde_json::json!({ "devices": devices, "memory": { "bytes": 7 } });
+        std::fs::write(folder.join("template.json"), record.to_string()).unwrap();
+        assert_eq!(found(), ["its devices are not those of its record"]);
+        std::fs::write(folder.join("devices"), "devices").unwrap();
+        assert_eq!(found(), ["its memory is not that of its record"]);
+        std::fs::write(folder.join("ram"), "1234567").unwrap();
+        assert_eq!(found(), [""; 0]);
+        std::fs::write(folder.join("ram"), "123456").unwrap();
+        assert_eq!(verify(root.path(), false).unwrap().spoiled.len(), 1);
+        assert!(!folder.exists(), "it is made again when it is needed");
+    }
 }

@@ -19,10 +19,10 @@ containers:
 ";
 
 /// What outlives a command has neither its variables nor its descriptors, and qemu no rights beyond what it needs.
-fn processes_have_what_is_theirs(world: &World) {
+fn processes_have_what_is_theirs(world: &World, id: &str) {
     let processes = world.processes();
     let named = |word: &str| processes.iter().find(|(_, arguments)| arguments.contains(word)).unwrap().0;
-    let qemu = named("qemu-system");
+    let qemu = named(&format!("guest={id} "));
     // Beside the local cloud and the machine: the front door, and the holder of the network where there is one.
     named("local-door");
     assert!(processes.len() >= 4, "{processes:?}");
@@ -83,7 +83,7 @@ fn containers_are_looked_into() {
     shell.args(["-c", &script]).current_dir(world.path()).env_clear().envs(variables);
     Call::new(shell).environment("CI_TOKEN", "a-token-of-a-job").run();
     let id = world.group("inside").instances[0].id.clone();
-    processes_have_what_is_theirs(&world);
+    processes_have_what_is_theirs(&world, &id);
 
     // Commands: where they run, what they say, and how they end.
     world.i2kit(&["exec", "inside", "--", "cat", "/etc/hostname"]).stdout(&format!("{id}\n")).run();

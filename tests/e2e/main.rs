@@ -27,6 +27,7 @@ mod replicated;
 mod rollout;
 mod scaling;
 mod secrets;
+mod snapshots;
 mod software;
 mod terminal;
 mod verbs;

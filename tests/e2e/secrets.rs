@@ -72,7 +72,7 @@ fn a_secret_reaches_its_container_and_nothing_else() {
 
     // Inside the machine it is on no command line, of the kernel or of a process.
     let lines = "cat /proc/cmdline /proc/*/cmdline";
-    let call = world.i2kit(&["exec", "secrets", "--", "sh", "-c", lines]).prints("i2kit.instance=").run();
+    let call = world.i2kit(&["exec", "secrets", "--", "sh", "-c", lines]).prints("i2kit.identity=").run();
     assert!(texts.iter().all(|text| !call.stdout.contains(text)), "{}", call.stdout);
 
     // Equal values are no rollout; all processes of ours may die, and a machine that is replaced has the value.

@@ -12,6 +12,7 @@ mod dns;
 mod erofs;
 mod gpt;
 mod http_routing;
+mod identity;
 mod layer;
 mod manifest;
 #[path = "../support/mutations.rs"]
@@ -36,6 +37,7 @@ use i2kit::oci::manifest::parse as document;
 use i2kit::oci::{ImageConfig, Reference};
 use i2kit::plan::seccomp::Profile;
 use i2kit_spec::control::Decoder;
+use i2kit_spec::identity::take_identity;
 use i2kit_spec::secrets::decode_secrets;
 use i2kit_spec::status::PodStatus;
 
@@ -74,6 +76,11 @@ fn partition_tables_read_back_as_themselves() {
 #[test]
 fn hosts_and_paths_are_normal_once_they_are_read() {
     survive(&seeds::http_routing(), 4000, http_routing::run);
+}
+
+#[test]
+fn identities_are_found_however_their_bytes_come() {
+    survive(&seeds::identity(), 3000, identity::run);
 }
 
 #[test]
@@ -142,6 +149,9 @@ fn seeds_are_what_parsers_take() {
     assert!(packets.iter().all(|seed| parse::ip(&seed[2..]).is_some()));
     assert!(seeds::seccomp().iter().all(|seed| Profile::parse(&String::from_utf8_lossy(seed)).is_ok()));
     assert!(decode_secrets(&seeds::secrets()[1]).is_ok());
+    assert!(
+        seeds::identity().iter().all(|seed| take_identity(&mut seed.clone()).is_ok_and(|one| one.is_some()))
+    );
     let status = seeds::status();
     assert!(serde_json::from_slice::<PodStatus>(&status[0]).is_ok());
     let answer = futures::executor::block_on(read_answer(&status[1][..])).expect("it is an answer");

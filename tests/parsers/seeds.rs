@@ -11,6 +11,7 @@ use i2kit::erofs::{TreeFile, write_tree};
 use i2kit::oci::Digest;
 use i2kit::plan::layout::{ALIGNMENT, DiskLayout, Guid, Partition};
 use i2kit_spec::control::{LogHead, Message};
+use i2kit_spec::identity::{Identity, SEED_BYTES, encode_identity};
 use i2kit_spec::secrets::{SECRETS_HEADER, SecretValues, encode_secrets};
 use tar::EntryType;
 
@@ -86,6 +87,15 @@ pub(crate) fn gpt() -> Vec<Vec<u8>> {
 /// Hosts and paths.
 pub(crate) fn http_routing() -> Vec<Vec<u8>> {
     texts(&["a.test:80\n/a/b?c=d", "B.a.Test\n/%41/./../x//y", "[::1]:443\n/", "10.0.0.1\n/\u{e9}"])
+}
+
+/// An identity, and another one behind the beginning of one that was cut off.
+pub(crate) fn identity() -> Vec<Vec<u8>> {
+    let parameters = "i2kit.instance=web-1 i2kit.net=10.0.2.15/24".to_owned();
+    let identity =
+        Identity { parameters, hardware: Some([2, 0, 10, 78, 1, 1]), time: 7, seed: [9; SEED_BYTES] };
+    let message = encode_identity(&identity).expect("it is short");
+    vec![message.clone(), [&message[..40], &message[..]].concat()]
 }
 
 /// A tar with entries of several kinds.

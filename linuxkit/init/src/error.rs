@@ -73,6 +73,12 @@ pub(crate) enum Error {
         /// Its value.
         value: String,
     },
+    /// What makes the machine this one did not come, or cannot be understood.
+    #[error("the identity of this machine: {reason}")]
+    Identity {
+        /// Why not.
+        reason: String,
+    },
     /// The host's message with the Secrets cannot be understood.
     #[error("the Secrets of the pod: {reason}")]
     Secrets {

@@ -22,6 +22,15 @@ pub const NET6: &str = "i2kit.net6";
 /// to the gateway. A host that emulates the network hands it to its own loopback, where its balancers listen.
 pub const SERVICES: &str = "i2kit.services";
 
+/// `i2kit.identity=VERSION` in an image's own command line: the image's guest takes what is one VM's alone over the port
+/// [`IDENTITY_PORT`](crate::identity::IDENTITY_PORT), in messages of this version. A guest does nothing because of it.
+/// `i2kit.identity=port`, which the host adds: the guest waits for such a message before it brings the network up, and takes the
+/// parameters above from it. The later of the two counts.
+pub const IDENTITY: &str = "i2kit.identity";
+
+/// The value of [`IDENTITY`] that has the guest wait.
+pub const IDENTITY_AWAITED: &str = "port";
+
 /// What every VM's kernel command line starts with. `console=ttyS0`: the serial console is where the guest speaks.
 /// `quiet`: each line of the kernel's own log costs time on an emulated serial port. `panic=-1`: when PID 1 fails or the
 /// kernel panics, the VM restarts at once, which a host that forbids restarts (qemu's `-no-reboot`) sees as its end.

@@ -6,7 +6,7 @@
 //! [`Decoder`] does that; [`Message::encode`] is the other direction. The page "control channel" of `docs/formats.md`
 //! has the bytes.
 
-mod checksum;
+pub(crate) mod checksum;
 mod frame;
 mod message;
 

@@ -40,6 +40,10 @@ pub struct GuestManifest {
     pub kernel: String,
     /// `sha256:…` of the file `initrd`.
     pub initrd: String,
+    /// The version of the message by which its guest takes what is one machine's alone, see [`crate::identity`]. Without it the
+    /// guest knows the kernel's command line alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<u16>,
     /// `sha256:…` of the file `initrd.cloud`, in bundles that firmware can boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud: Option<String>,

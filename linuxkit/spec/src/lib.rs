@@ -17,6 +17,7 @@ pub mod end;
 pub mod env;
 mod expand;
 pub mod guest;
+pub mod identity;
 pub mod job;
 pub mod names;
 pub mod port;

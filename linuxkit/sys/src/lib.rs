@@ -407,6 +407,35 @@ pub fn resize_ext4(folder: &impl AsFd, blocks: u64) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// `struct rand_pool_info` of the kernel, with so many bytes.
+#[repr(C)]
+struct PoolInput<const N: usize> {
+    /// How many bits of them count as random.
+    bits: libc::c_int,
+    bytes: libc::c_int,
+    input: [u8; N],
+}
+
+/// Mixes bytes that nobody can guess into the kernel's random numbers, all of whose bits count, and has them used at once
+/// (`RNDADDENTROPY`, `RNDRESEEDCRNG`): numbers that were drawn before tell nothing of those that are drawn from now on.
+/// `device` is `/dev/urandom`.
+pub fn reseed<const N: usize>(device: &impl AsFd, seed: [u8; N]) -> io::Result<()> {
+    /// `_IOW('R', 0x03, int[2])` and `_IO('R', 0x07)` of the kernel's uapi.
+    const ADD_ENTROPY: libc::Ioctl = 0x4008_5203;
+    const RESEED: libc::Ioctl = 0x5207;
+    let bytes = libc::c_int::try_from(N).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let bits = bytes.checked_mul(8).ok_or(io::ErrorKind::InvalidInput)?;
+    let input = PoolInput { bits, bytes, input: seed };
+    let fd = device.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads the two numbers and as many bytes behind them as the second one says, which are there; all of
+    // it lives until the call returns.
+    if unsafe { libc::ioctl(fd, ADD_ENTROPY, &raw const input) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: this request has no argument.
+    if unsafe { libc::ioctl(fd, RESEED) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// A command of the device mapper's control device. `buffer` holds its structure, with the buffer's whole size in it, and
 /// takes the answer.
 pub fn device_mapper(control: &impl AsFd, command: u8, buffer: &mut [u8]) -> io::Result<()> {

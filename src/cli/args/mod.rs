@@ -220,6 +220,9 @@ pub(super) struct LocalVmArgs {
     /// A descriptor that the program inherits
     #[arg(long)]
     pub(super) keep: Vec<i32>,
+    /// The process that starts it and with which it ends
+    #[arg(long)]
+    pub(super) bound_to: Option<u32>,
     /// The program and its arguments
     #[arg(last = true, required = true)]
     pub(super) program: Vec<String>,

@@ -332,9 +332,9 @@ fn instance<'f>(group: &'f InstanceGroup, instance: &'f Instance) -> InstanceVie
         cpu_millis: u64::from(launch.vcpus) * 1000,
         memory_bytes: u64::from(launch.memory_mib) << 20,
     });
-    let machine = instance.accelerator.map(|accelerator| match instance.pid {
-        Some(pid) => format!("{accelerator}, process {pid}"),
-        None => accelerator.to_string(),
+    let machine = instance.accelerator.map(|accelerator| {
+        let process = instance.pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
+        format!("{accelerator}{process}{}", if instance.from_snapshot { ", from a snapshot" } else { "" })
     });
     let usage_of = |name: &str| instance.usage.as_ref().and_then(|usage| usage.containers.get(name)).copied();
     let containers = instance.containers.iter().map(|container| ContainerView {

@@ -1,6 +1,8 @@
 //! What AWS supports, and the annotations that manifests for its controllers carry.
 
-use crate::manifest::support::{ACME, Annotation, Answer, Form, HEADLESS, REPLICATED, SCRATCH_DISK, Support};
+use crate::manifest::support::{
+    ACME, Annotation, Answer, Form, HEADLESS, REPLICATED, SCRATCH_DISK, SNAPSHOTS, Support,
+};
 
 /// What Auto Scaling makes of how fast a scaler may follow.
 const OWN_STEPS: &str = "target tracking chooses its own steps";
@@ -21,6 +23,7 @@ pub static SUPPORT: Support = Support {
             Answer::Note("target groups speak HTTP/1.1 to pods, whatever the port says"),
         ),
         (ACME, Answer::No),
+        (SNAPSHOTS, Answer::Note("every instance boots")),
         (
             "ServiceSpec.sessionAffinityConfig",
             Answer::Note("a client stays for as long as its machine is healthy, whatever time is given"),

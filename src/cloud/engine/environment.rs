@@ -107,6 +107,9 @@ pub struct InstanceRecord {
     pub boot_id: Option<String>,
     /// What runs its instructions.
     pub accelerator: Option<Accelerator>,
+    /// Whether it was started from a snapshot, and did not boot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_snapshot: bool,
     /// Its address in the environment's network, given once; none where it has a network of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
@@ -163,6 +166,7 @@ impl InstanceRecord {
             failed: false,
             boot_id: None,
             accelerator: None,
+            from_snapshot: false,
             address: None,
             address6: None,
             containers: Vec::new(),

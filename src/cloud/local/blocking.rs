@@ -1,6 +1,8 @@
-//! Work that waits for a disk, a process or a lock, in the middle of an asynchronous task.
+//! Work that waits for a disk, a process or a lock, in the middle of an asynchronous task: on its own thread, or on another one.
 
 use tokio::runtime::{Handle, RuntimeFlavor};
+
+use crate::cloud::CloudError;
 
 /// Does something that blocks, such as a save, while other tasks of the process go on: another thread takes the worker's place.
 pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
@@ -9,4 +11,12 @@ pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
     }
+}
+
+/// Does something that blocks on a thread of its own. Whoever stops waiting for it leaves it to end by itself.
+pub(super) async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CloudError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|panic| CloudError::Program { program: "qemu".into(), message: panic.to_string() })
 }

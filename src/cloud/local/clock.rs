@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -74,6 +74,11 @@ pub(super) fn wall() -> u64 {
 pub(super) fn nanoseconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Now, as times of files are.
+pub(super) fn of_files() -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(nanoseconds())
 }
 
 /// A time in the form that guests give their lines.

@@ -54,6 +54,7 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     let loop_ = tokio::spawn(keeper::run(Arc::clone(&keeper)));
     tokio::spawn(drive_proxy(Arc::clone(&keeper)));
     tokio::spawn(drive_acme(Arc::clone(&keeper)));
+    tokio::spawn(drive_templates(Arc::clone(&keeper)));
     tokio::spawn(keeper::keep_holders(Arc::clone(&keeper)));
     let until = keeper.ending.clone().cancelled_owned();
     let signal = Arc::clone(&keeper);
@@ -125,6 +126,14 @@ async fn drive_acme(keeper: Arc<Keeper>) {
     };
     let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
     supervise(tasks, log, "ACME".to_owned(), keeper.ending.clone(), make).await;
+}
+
+/// Has snapshots made that further machines start from until the process is to end.
+async fn drive_templates(keeper: Arc<Keeper>) {
+    let driven = Arc::clone(&keeper);
+    let make = move || keeper::make_templates(Arc::clone(&driven));
+    let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
+    supervise(tasks, log, "snapshots".to_owned(), keeper.ending.clone(), make).await;
 }
 
 /// What became of the local cloud's folder while the process ran.

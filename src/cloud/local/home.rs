@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use crate::cloud::CloudError;
+use crate::oci::Digest;
 use crate::plan::image::ImageId;
 
 /// The folders of the local cloud, and the programs that it runs.
@@ -125,6 +126,16 @@ impl Home {
     /// The folder of disks that outlive machines.
     pub(super) fn volumes(&self) -> PathBuf {
         self.state.join("volumes")
+    }
+
+    /// The folder of templates of VMs, which outlive VMs and environments.
+    pub(super) fn templates(&self) -> PathBuf {
+        self.cache.join("templates")
+    }
+
+    /// The folder of one template.
+    pub(super) fn template(&self, key: Digest) -> PathBuf {
+        self.templates().join(key.hex())
     }
 
     /// The folder of VMs.

@@ -2,8 +2,9 @@
 //! state, the database keeps it, and what follows is done to machines.
 //!
 //! [`state`] is what the lock guards, [`step`] decides on a copy (with the pure engine), [`control`] is the loop, and
-//! [`effects`] carries out what was decided and saved, [`watch`] looks after machines, and [`adoption`] takes over those
-//! that run already. [`tracked`] knows whether records may have changed.
+//! [`effects`] carries out what was decided and saved (with [`start`], [`templates`] and [`telling`]), [`watch`] looks after
+//! machines, and [`adoption`] takes over those that run already. [`template_making`] makes templates of further ones.
+//! [`tracked`] knows whether records may have changed.
 
 mod addresses;
 mod adoption;
@@ -15,8 +16,13 @@ mod faults;
 mod fronts;
 mod inside;
 mod names;
+mod start;
 mod state;
 mod step;
+mod telling;
+mod template_making;
+mod template_state;
+mod templates;
 mod tracked;
 mod watch;
 
@@ -33,6 +39,8 @@ use self::certificates::Certificates;
 pub(super) use self::control::run;
 pub(super) use self::inside::keep_holders;
 pub(super) use self::state::{Life, State};
+pub(super) use self::template_making::make_templates;
+use self::template_state::Templates;
 use super::acme::{Acme, Parts};
 use super::clock::Clock;
 use super::home::Home;
@@ -91,6 +99,8 @@ pub(super) struct Keeper {
     /// The clock that decides.
     pub(super) clock: Arc<Clock>,
     accelerator: OnceLock<Accelerator>,
+    /// Snapshots from which VMs start.
+    templates: Templates,
     /// Starts of VMs that may be under way at once: each takes a thread of the runtime's pool, and there are others who
     /// need one.
     starts: Semaphore,
@@ -128,6 +138,7 @@ impl Keeper {
             disks: tokio::sync::Mutex::new(()),
             clock: Arc::clone(store.clock()),
             accelerator: OnceLock::new(),
+            templates: Templates::default(),
             starts: Semaphore::new(STARTS),
             state: Mutex::new(State::new(store, environments)),
         })

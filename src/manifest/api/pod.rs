@@ -81,6 +81,8 @@ pub struct Placement {
     pub spot_percent: u8,
     /// Number of machines that are on-demand in any case.
     pub on_demand_base: u32,
+    /// Whether each machine boots, where others of its kind could start from a snapshot.
+    pub no_snapshot: bool,
 }
 
 impl Default for PodSpec {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::object::{Object, Read};
 use crate::manifest::api::Placement;
 use crate::manifest::check::{
-    MACHINE_TYPE_LABELS, MACHINE_TYPES, ON_DEMAND_BASE, SPOT, ZONE_LABELS, machine_types, spot_percent,
+    MACHINE_TYPE_LABELS, MACHINE_TYPES, NEVER, ON_DEMAND_BASE, SNAPSHOT, SPOT, ZONE_LABELS, machine_types,
+    spot_percent,
 };
 
 /// The placement that the spec of a pod and its annotations ask for.
@@ -13,6 +14,7 @@ pub(super) fn placement(pod: Object<'_>, annotations: &BTreeMap<String, String>)
     let of = |key: &str| annotations.get(key).map(String::as_str);
     let mut found = Placement {
         spot_percent: of(SPOT).and_then(spot_percent).unwrap_or_default(),
+        no_snapshot: of(SNAPSHOT) == Some(NEVER),
         on_demand_base: of(ON_DEMAND_BASE).and_then(|text| text.parse().ok()).unwrap_or_default(),
         ..Placement::default()
     };

@@ -13,7 +13,8 @@ mod walk;
 pub(super) use quantity::{Divided, bytes, cpu_millis, divided};
 pub(super) use report::{Check, Findings, Reference};
 pub(super) use rules::{
-    MACHINE_TYPE_LABELS, MACHINE_TYPES, ON_DEMAND_BASE, SPOT, ZONE_LABELS, holds, machine_types, spot_percent,
+    MACHINE_TYPE_LABELS, MACHINE_TYPES, NEVER, ON_DEMAND_BASE, SNAPSHOT, SPOT, ZONE_LABELS, holds,
+    machine_types, spot_percent,
 };
 pub(super) use text::{PortMapping, port_mapping, subscript, variable_references};
 pub(super) use value::int_or_percent;

@@ -41,6 +41,22 @@ fn a_deployment_and_its_service_get_all_defaults() {
 }
 
 #[test]
+fn a_pod_template_may_forbid_snapshots_of_its_machines() {
+    let with = |value: &str| {
+        let annotation = format!("    metadata:\n      annotations: {{i2kit.dev/snapshot: {value}}}\n");
+        let (_, reading) = reading(&[&deployment(POD).replace("    metadata:\n", &annotation)], &local());
+        reading
+    };
+    for (value, is_forbidden) in [("never", true), ("before-containers", false)] {
+        let found = with(value);
+        assert_eq!(found.diagnostics, [], "{value}");
+        assert_eq!(found.set.deployments[0].template.spec.placement.no_snapshot, is_forbidden);
+    }
+    let wrong = with("sometimes");
+    assert!(wrong.diagnostics[0].message.contains("must be `never` or `before-containers`"), "{wrong:?}");
+}
+
+#[test]
 fn a_service_has_the_families_that_a_cluster_of_both_would_give_it() {
     let families = |spec: &str| {
         let service = format!(

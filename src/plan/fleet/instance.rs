@@ -98,6 +98,9 @@ pub struct Instance {
     pub endpoints: Vec<Endpoint>,
     /// What runs the VM's instructions, where that is a matter of the machine.
     pub accelerator: Option<Accelerator>,
+    /// Whether it was started from a snapshot that another machine of its kind left, and did not boot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_snapshot: bool,
     /// The process that runs the VM, on the local cloud.
     pub pid: Option<u32>,
     /// The pod's containers, once the guest has reported them.

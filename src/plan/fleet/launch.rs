@@ -66,6 +66,9 @@ pub struct LaunchSpec {
     /// Whether the VMs are Spot machines, which the cloud may take back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spot: bool,
+    /// Whether each VM boots, where it could start from a snapshot that was taken before the containers of another one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_snapshot: bool,
     /// The mix of machine types and of Spot and on-demand, where not all VMs are alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mix: Option<MachineMix>,

@@ -19,6 +19,10 @@ pub(crate) struct Parameters {
     pub(crate) network6: Option<StaticNetwork6>,
     /// Loopback addresses that lie behind the gateway.
     pub(crate) services: Option<Range>,
+    /// Whether all of this comes over a port of the host's instead, and is waited for.
+    pub(crate) awaited: bool,
+    /// The Ethernet address of the first interface, where that is not the device's own. Never on the command line.
+    pub(crate) hardware: Option<[u8; 6]>,
 }
 
 /// A range of IPv4 addresses.
@@ -66,6 +70,8 @@ pub(crate) fn parse(text: &str) -> Result<Parameters, Error> {
             cmdline::NET => parameters.network = Some(network(value)?),
             cmdline::NET6 => parameters.network6 = Some(network6(value)?),
             cmdline::SERVICES => parameters.services = Some(services(value)?),
+            // Another value says what the guest of the image can do, which it knows.
+            cmdline::IDENTITY => parameters.awaited = value == cmdline::IDENTITY_AWAITED,
             _ => {}
         }
     }
@@ -183,8 +189,12 @@ mod tests {
                     hardware: [0xee, 0xee, 0xee, 0xee, 0xee, 0x0f],
                 }),
                 services: Some(Range { address: Ipv4Addr::new(127, 76, 0, 0), prefix: 14 }),
+                awaited: false,
+                hardware: None,
             }
         );
+        assert!(parse("i2kit.identity=1 quiet i2kit.identity=port").unwrap().awaited);
+        assert!(!parse("i2kit.identity=1").unwrap().awaited);
         assert_eq!(parse("quiet").unwrap(), Parameters::default());
     }
 

@@ -12,6 +12,7 @@ mod dhcp;
 mod disk;
 mod ext4;
 mod fence;
+mod identity;
 mod modules;
 mod network;
 pub(crate) mod phase;
@@ -92,7 +93,7 @@ pub(crate) fn run(output: &mut Output) -> Result<Booted, Error> {
     let mut machine = Machine::default();
     let mut times = vec![];
     run_phases(phase::until_pod(modules::present()), &mut machine, output, &mut times)?;
-    let phases = phase::of_machine(&machine.pod, cloud::present());
+    let phases = phase::of_machine(&machine.pod, cloud::present(), machine.parameters.awaited);
     run_phases(phases, &mut machine, output, &mut times)?;
     let Machine { pod, containers, sandbox, power, supervisor, .. } = machine;
     let supervisor = supervisor.expect("the health phase is the last one, and makes the supervisor");
@@ -135,6 +136,10 @@ fn carry_out(phase: &Phase, machine: &mut Machine, output: &mut Output) -> Resul
             Ok(())
         }
         Phase::SwitchRoot => switch_root(),
+        Phase::Identity => {
+            machine.parameters = identity::receive()?;
+            Ok(())
+        }
         Phase::Network => network::up(&mut machine.parameters),
         Phase::Cloud => {
             (machine.parameters.instance, machine.parameters.index) = cloud::boot()?;

@@ -26,6 +26,7 @@ const AF_INET6: u8 = 10;
 const NO_DETECTION: u8 = 2;
 const NUD_PERMANENT: u8 = 0x80;
 const IFF_UP: u32 = 1;
+const IFLA_ADDRESS: u16 = 1;
 const RT_TABLE_MAIN: u8 = 254;
 const RT_TABLE_LOCAL: u8 = 255;
 const RTPROT_STATIC: u8 = 4;
@@ -59,6 +60,11 @@ pub(crate) fn up(parameters: &mut Parameters) -> Result<(), Error> {
         None if parameters.network.is_some() => return Err(Error::NoInterface),
         None => return Ok(()),
     };
+    if let Some(hardware) = parameters.hardware
+        && hardware_address(&name)? != hardware
+    {
+        set_hardware_address(&mut socket, &name, hardware)?;
+    }
     if parameters.network6.is_some() {
         for (setting, value) in SETTINGS6 {
             let path = format!("/proc/sys/net/ipv6/conf/{name}/{setting}");
@@ -173,6 +179,18 @@ fn first_interface() -> Result<Option<String>, Error> {
 
 fn index_of(name: &str) -> Option<u32> {
     fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?.trim().parse().ok()
+}
+
+/// Gives an interface that is down another Ethernet address. The device learns it too: what comes in for another one is dropped
+/// there.
+fn set_hardware_address(socket: &mut Socket, name: &str, hardware: [u8; 6]) -> Result<(), Error> {
+    let index = index_of(name).ok_or(Error::NoInterface)?;
+    let mut message = Message::new(RTM_NEWLINK);
+    // struct ifinfomsg, as in `set_up`: no flag is changed.
+    message.put(&[0, 0, 0, 0]).put(&index.to_ne_bytes()).put(&[0; 8]);
+    message.attribute(IFLA_ADDRESS, &hardware);
+    socket.request(message).doing(|| format!("set the Ethernet address of {name}"))?;
+    Ok(())
 }
 
 fn set_up(socket: &mut Socket, name: &str) -> Result<u32, Error> {

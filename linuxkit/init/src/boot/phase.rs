@@ -20,6 +20,8 @@ pub(crate) enum Phase {
     Layers,
     /// Leaves the initramfs.
     SwitchRoot,
+    /// Waits for what makes the machine this one. All before it is the same in every machine of its kind.
+    Identity,
     /// Brings the network up.
     Network,
     /// Asks the cloud for what belongs to this VM alone.
@@ -57,6 +59,7 @@ impl fmt::Display for Phase {
             Self::Pod => "pod",
             Self::Layers => "layers",
             Self::SwitchRoot => "switch-root",
+            Self::Identity => "identity",
             Self::Network => "network",
             Self::Cloud => "cloud",
             Self::Hostname => "hostname",
@@ -82,12 +85,14 @@ pub(crate) fn until_pod(modules: bool) -> Vec<Phase> {
 }
 
 /// The phases that make the machine what the pod wants. The health port is the last one, before the init containers, so
-/// that a host can see how far a pod is that takes long to get ready.
-pub(crate) fn of_machine(pod: &PodBoot, cloud: bool) -> Vec<Phase> {
+/// that a host can see how far a pod is that takes long to get ready. In a machine with an `awaited` identity that is told apart
+/// from others of its kind as late as it can be: once everything that comes from its image is mounted.
+pub(crate) fn of_machine(pod: &PodBoot, cloud: bool, awaited: bool) -> Vec<Phase> {
     let optional = |wanted: bool, phase| wanted.then_some(phase);
     let phases = [
         Some(Phase::Layers),
         Some(Phase::SwitchRoot),
+        optional(awaited, Phase::Identity),
         Some(Phase::Network),
         optional(cloud, Phase::Cloud),
         Some(Phase::Hostname),
@@ -123,7 +128,7 @@ mod tests {
             services: vec![container("web")],
             ..PodBoot::default()
         };
-        let phases: Vec<String> = [until_pod(true), of_machine(&pod, false), of_pod(&pod.onboot)]
+        let phases: Vec<String> = [until_pod(true), of_machine(&pod, false, false), of_pod(&pod.onboot)]
             .concat()
             .iter()
             .map(ToString::to_string)
@@ -147,7 +152,9 @@ mod tests {
                 "services",
             ]
         );
-        assert!(of_machine(&pod, true).contains(&Phase::Cloud));
+        assert!(of_machine(&pod, true, false).contains(&Phase::Cloud));
+        let awaited = of_machine(&pod, false, true);
+        assert_eq!(awaited[..4], [Phase::Layers, Phase::SwitchRoot, Phase::Identity, Phase::Network]);
         assert!(!until_pod(false).contains(&Phase::Modules));
     }
 }

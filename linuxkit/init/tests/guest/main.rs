@@ -11,6 +11,7 @@ mod control;
 mod disk;
 mod files;
 mod formats;
+mod identity;
 mod isolation;
 mod life;
 mod manifest;

@@ -47,6 +47,7 @@ pub(crate) fn pod_of(spec: &str, user: &str) -> Pod {
         kernel_release: "6".into(),
         kernel: digest,
         initrd: digest,
+        identity: None,
         cloud: None,
         stub: None,
     };

@@ -246,7 +246,7 @@ impl Vm {
     }
 
     /// Gives qemu a command with its arguments, as JSON; what it answers.
-    fn execute(&self, command: &str) -> String {
+    pub(crate) fn execute(&self, command: &str) -> String {
         let stream = UnixStream::connect(self.folder.path().join("qmp")).unwrap();
         let mut answers = BufReader::new(stream.try_clone().unwrap()).lines();
         let mut answer = String::new();

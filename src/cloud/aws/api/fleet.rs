@@ -289,6 +289,7 @@ pub(super) fn instances(
                 address: address.and_then(|address| address.parse().ok()),
                 endpoints: address.map(endpoint).unwrap_or_default(),
                 accelerator: None,
+                from_snapshot: false,
                 pid: None,
                 containers: vec![],
                 usage: None,

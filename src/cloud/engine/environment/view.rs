@@ -122,6 +122,7 @@ fn show_instance(group: &Name, record: &InstanceRecord, facts: MachineFacts, now
         address6: record.address6,
         endpoints: facts.endpoints,
         accelerator: record.accelerator,
+        from_snapshot: record.from_snapshot,
         pid: facts.pid,
         containers: record.containers.clone(),
         usage: None,

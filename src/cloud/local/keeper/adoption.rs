@@ -3,18 +3,26 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use super::Keeper;
 use super::effects::spawn;
 use super::state::{Life, MachineHandle, Ports, Running, State};
 use super::step::Effect;
+use super::telling::{is_over, tell};
 use super::watch::{QEMU_START, watch};
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::Environment;
+use crate::cloud::local::link::identity::Told;
 use crate::cloud::local::machine::{process, qemu, qmp};
 use crate::cloud::local::volumes;
 use crate::manifest::api::Name;
 use crate::plan::fleet::{Health, InstanceId, InstanceState};
+
+/// How often a VM is looked at whose qemu does not answer yet.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What was adopted: VMs that run, each with its health port; processes that no record tells of; VMs that are known.
 #[derive(Debug)]
@@ -84,6 +92,7 @@ pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudEr
     for (id, health_port) in machines {
         keeper.log.write(format_args!("{id} is adopted"));
         keeper.resume(&id);
+        begin_again(keeper, &id);
         watch(keeper, &id, health_port, QEMU_START);
         // The power button may have been meant to be pressed when the last process was killed.
         let pressed = {
@@ -96,6 +105,40 @@ pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudEr
         }
     }
     Ok(())
+}
+
+/// Goes on with a VM that the last process was killed amid the start of: its guest is told who it is, unless it has answered. One
+/// that waits for a template, which only that process would have given it, is ended, and another one takes its place.
+fn begin_again(keeper: &Arc<Keeper>, id: &str) {
+    if keeper.state().record(id).is_none_or(|record| record.answered) {
+        return;
+    }
+    let folder = keeper.home.instance(id);
+    if let Some(told) = Told::kept(&folder) {
+        tokio::spawn(tell(Arc::clone(keeper), id.to_owned(), told));
+    }
+    let (keeper, id) = (Arc::clone(keeper), id.to_owned());
+    tokio::spawn(async move {
+        let status = loop {
+            // One that was started a moment ago has no socket yet, and that of a busy host is late.
+            match qmp::status(&folder).await {
+                Ok(status) => break status,
+                Err(_) if is_over(&keeper, &id) => return,
+                Err(_) => sleep(LOOK).await,
+            }
+        };
+        if status != qmp::AWAITING {
+            return;
+        }
+        keeper
+            .log
+            .write(format_args!("{id} waits for a snapshot that nobody gives it any more: it is ended"));
+        if let Some(machine) = keeper.state().machines.get_mut(&id)
+            && let Life::Started(process) = &mut machine.life
+        {
+            process.kill();
+        }
+    });
 }
 
 /// Takes up disks that no record names, removes what the last process left half made, and takes up the copies that it did
@@ -164,13 +207,13 @@ fn remove_others(keeper: &Keeper, known: &BTreeSet<String>) -> Result<(), CloudE
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use serde_json::json;
 
     use super::*;
     use crate::cloud::local::machine::qmp::tests::stand_in;
+    use crate::cloud::local::store;
 
     #[tokio::test]
     async fn a_vm_that_a_killed_process_had_paused_goes_on_however_long_its_qemu_takes() {
@@ -204,5 +247,36 @@ mod tests {
         assert!(early.is_err(), "it goes on amid the copy");
         drop(copying);
         assert_eq!(tokio::time::timeout(patience, qemu).await.expect("an attempt"), ["cont"]);
+    }
+
+    #[tokio::test]
+    async fn a_vm_that_waits_for_a_snapshot_of_a_killed_process_is_ended() {
+        let root = tempfile::tempdir().unwrap();
+        let is_alive = Arc::new(AtomicBool::new(true));
+        let keeper = Keeper::with_machine(root.path(), &is_alive);
+        *keeper.state().environments = store::sample();
+        let unanswered = |keeper: &Keeper| {
+            let mut state = keeper.state();
+            let mut groups = state.environments.values_mut().flat_map(|found| found.groups.values_mut());
+            groups.find_map(|group| group.instances.get_mut("web-1-a")).unwrap().answered = false;
+        };
+        unanswered(&keeper);
+        let folder = keeper.home.instance("web-1-a");
+        let status = |status: &str| [json!({ "return": { "status": status } })];
+        for word in ["running", qmp::AWAITING] {
+            assert!(is_alive.load(Ordering::Relaxed), "one that runs goes on");
+            begin_again(&keeper, "web-1-a");
+            // Its qemu makes its socket later than it is looked for.
+            tokio::time::sleep(LOOK / 2).await;
+            let answers = status(word);
+            let asked = tokio::time::timeout(Duration::from_mins(1), stand_in(&folder, &answers)).await;
+            assert_eq!(asked.expect("a question"), ["query-status"]);
+        }
+        let ended = tokio::time::timeout(Duration::from_mins(1), async {
+            while is_alive.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        ended.await.expect("its end");
     }
 }

@@ -1,17 +1,19 @@
 //! What was decided and saved, done to VMs and their disks.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Keeper;
+use super::start::{Started, start};
 use super::state::{Life, Running, State};
 use super::step::{Effect, Launch};
+use super::telling::tell;
 use super::watch::{QEMU_START, watch};
-use crate::cloud::CloudError;
-use crate::cloud::local::machine::qemu::Machine;
-use crate::cloud::local::machine::{images, process, qmp, secrets};
+use super::{Keeper, templates};
+use crate::cloud::local::blocking::apart;
+use crate::cloud::local::machine::qemu::MemoryPlace;
+use crate::cloud::local::machine::qmp;
 use crate::cloud::local::network::{self, GuestPort};
 use crate::cloud::local::supervise::supervise;
 use crate::cloud::local::volumes;
@@ -102,104 +104,59 @@ fn remove_disk(keeper: &Keeper, environment: &str, disk: &Name) {
     }
 }
 
-/// The disks of a VM that outlive it, with their locks. One that was never there is made.
-fn attach(keeper: &Keeper, launch: &Launch) -> Result<Vec<File>, CloudError> {
-    let attach = |name: &Name| {
-        let (size, made) = {
-            let state = keeper.state();
-            let found = state.environments.get(&launch.environment).and_then(|found| found.disks.get(name));
-            let disk = found.ok_or_else(|| CloudError::Refused {
-                message: format!("there is no disk {name}; deploy its PersistentVolumeClaim"),
-            })?;
-            (disk.spec.size, disk.made)
-        };
-        let path = volumes::path(&keeper.home, &launch.environment, name);
-        if !made {
-            volumes::make(&volumes::Wanted { path: &path, size, environment: &keeper.home.environment })?;
-            keeper.state().disk_made(&launch.environment, name);
-        }
-        volumes::attach(&path, size)
-    };
-    launch.disks.iter().map(attach).collect()
-}
-
+/// Starts a VM: from the template of its kind where there is one that works, else by a boot.
 async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
-    let (id, health_port) = (launch.id.clone(), launch.spec.health_port);
     let Ok(_turn) = keeper.starts.acquire().await else { return };
-    let started = {
-        let keeper = Arc::clone(keeper);
-        tokio::task::spawn_blocking(move || start(&keeper, &launch)).await.unwrap_or_else(|panic| {
-            Err(CloudError::Program { program: "qemu".into(), message: panic.to_string() })
-        })
+    let launch = Arc::new(launch);
+    let (id, health_port) = (&launch.id, launch.spec.health_port);
+    let (started, template) = match templates::start(keeper, &launch).await {
+        Ok(Some((started, key))) => (Ok(Some(started)), Some(key)),
+        Ok(None) => {
+            let (this, of) = (Arc::clone(keeper), Arc::clone(&launch));
+            let booted = apart(move || start(&this, &of, MemoryPlace::Own)).await;
+            (booted.flatten(), None)
+        }
+        Err(error) => (Err(error), None),
     };
     match started {
-        Ok(()) => watch(keeper, &id, health_port, QEMU_START),
+        Ok(Some(Started { process, accelerator, told })) => {
+            keeper.state().started(id, Box::new(process), accelerator);
+            if template.is_some() {
+                keeper.state().came_from_snapshot(id);
+            } else if let Some(told) = told {
+                tokio::spawn(tell(Arc::clone(keeper), id.clone(), told));
+            }
+            if launch.with_templates {
+                tokio::spawn(templates::follow(Arc::clone(keeper), Arc::clone(&launch), template));
+            }
+            watch(keeper, id, health_port, QEMU_START);
+        }
+        Ok(None) => {
+            keeper.state().failed(id, "it was not wanted any more".to_owned());
+            keeper.changed.notify_one();
+        }
         Err(error) => {
             keeper.log.write(format_args!("{id}: {error}"));
-            keeper.state().failed(&id, error.to_string());
+            keeper.state().failed(id, error.to_string());
             keeper.changed.notify_one();
         }
     }
 }
 
-/// Starts the VM's process, unless the VM is not wanted any more.
-fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
-    let Launch { environment, id, index, spec, ports, name, address, address6, .. } = launch;
-    if !keeper.state().record(id).is_some_and(|record| record.state == InstanceState::Running) {
-        keeper.state().failed(id, "it was not wanted any more".to_owned());
-        keeper.changed.notify_one();
-        return Ok(());
-    }
-    let folder = keeper.home.instance(id);
-    fs::create_dir_all(&folder).map_err(CloudError::file("create", &folder))?;
-    let cmdline = images::cmdline(&keeper.home, spec.image)?;
-    let accelerator = keeper.accelerator();
-    let secrets = secrets::memory_file(&keeper.home.secrets(), &spec.secrets)?;
-    let disks = attach(keeper, launch)?;
-    let device = match address {
-        Some(address) => {
-            let network = keeper.network(environment)?;
-            let device = network.device(*address, *address6).map_err(|error| CloudError::Program {
-                program: "the network".into(),
-                message: format!("{address} cannot be attached: {error}"),
-            })?;
-            keeper.state().attach(id, network, *address, ports.clone());
-            device
-        }
-        None => network::device(ports, keeper.mover.report().name_servers.get(environment).copied()),
-    };
-    let machine = Machine {
-        id,
-        name,
-        index: *index,
-        launch: spec,
-        network: &device,
-        image: &keeper.home.image(spec.image),
-        cmdline: &cmdline,
-        accelerator,
-        environment: &keeper.home.environment,
-    };
-    // Without the lock: its record is saved, so that a process is never without one.
-    let process = process::start(&machine, &folder, secrets, &disks)?;
-    // From now on its process alone holds them.
-    drop(disks);
-    keeper.state().started(id, Box::new(process), accelerator);
-    Ok(())
-}
-
 impl State {
-    /// A disk is there, and is never made anew.
-    pub(super) fn disk_made(&mut self, environment: &str, disk: &Name) {
-        let found = self.environments.get_mut(environment).and_then(|found| found.disks.get_mut(disk));
-        if let Some(record) = found {
-            record.made = true;
-        }
-    }
-
     /// Takes note that a VM could not be started.
     pub(super) fn failed(&mut self, id: &str, reason: String) {
         if let Some(machine) = self.machines.get_mut(id) {
             machine.life = Life::Failed(reason);
+        }
+    }
+
+    /// Takes note that a VM did not boot.
+    fn came_from_snapshot(&mut self, id: &str) {
+        let mut groups =
+            self.environments.values_mut().flat_map(|environment| environment.groups.values_mut());
+        if let Some(record) = groups.find_map(|group| group.instances.get_mut(id)) {
+            record.from_snapshot = true;
         }
     }
 

@@ -62,6 +62,8 @@ pub(in crate::cloud::local) struct Launch {
     pub(in crate::cloud::local) name: String,
     /// Its disks that outlive it, in the order of their numbers.
     pub(in crate::cloud::local) disks: Vec<Name>,
+    /// Whether it may start from a template, and leave one: no machine of a Job, which may have ended before one is there.
+    pub(in crate::cloud::local) with_templates: bool,
 }
 
 /// What a VM left in its folder, as far as decisions need it.
@@ -442,7 +444,18 @@ impl Step<'_> {
         // A host name, which Kubernetes cuts too.
         let called: String = called.unwrap_or_else(|| id.clone()).chars().take(63).collect();
         let called = called.trim_end_matches('-').to_owned();
-        let launch = Launch { environment, id, index, spec, ports, address, address6, name: called, disks };
+        let launch = Launch {
+            environment,
+            id,
+            index,
+            with_templates: run.is_none() && !spec.no_snapshot,
+            spec,
+            ports,
+            address,
+            address6,
+            name: called,
+            disks,
+        };
         self.effects.push(Effect::Launch(Box::new(launch)));
     }
 }

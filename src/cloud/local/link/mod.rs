@@ -5,6 +5,7 @@
 pub(crate) mod channel;
 pub(crate) mod console;
 pub(crate) mod guest;
+pub(crate) mod identity;
 pub(crate) mod journal;
 mod log_cursor;
 pub(crate) mod log_reader;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use i2kit_spec::Architecture;
 use serde::{Deserialize, Serialize};
 
+use super::confine::Opens;
 use super::{platform, process};
 use crate::cloud::local::home::Home;
 use crate::plan::fleet::Accelerator;
@@ -91,7 +92,7 @@ fn probe(
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     // Confined as a machine is, since that may be what keeps it from KVM.
-    let (mut child, _) = process::spawn(command, folder.path(), folder.path(), &[])?;
+    let (mut child, _) = process::spawn(command, &Opens::new(folder.path(), folder.path()), &[])?;
     let start = Instant::now();
     while start.elapsed() < limit {
         if let Some(status) = child.try_wait()? {

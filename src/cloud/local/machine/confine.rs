@@ -4,21 +4,26 @@
 //! - Its environment is [`Home::environment`](crate::cloud::local::home::Home), and it has no descriptor that was not
 //!   meant for it.
 //! - Its system calls are filtered by qemu's own sandbox, and it can gain no rights by a program (`no_new_privs`).
-//! - Where the kernel has Landlock, it opens its image to read, its own folder, and the system's programs.
+//! - Where the kernel has Landlock, it opens its image to read, its own folder, the memory of a template that it starts from, and
+//!   the system's programs.
 //! - Where the local cloud runs as root, qemu becomes a user of its own, one a machine, without capabilities, once it
 //!   has opened its files.
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::mpsc;
 
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus,
     Scope, path_beneath_rules,
 };
+use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::CapabilitySet;
 
+use super::qemu::MemoryFile;
 use crate::cloud::local::network::enter;
 use crate::oci::Digest;
 
@@ -90,20 +95,82 @@ fn maps_users(text: &str) -> bool {
     })
 }
 
-/// Starts `command`, which may read in `image` and write in `folder`. Returns how far Landlock enforces that.
-pub(super) fn spawn(command: Command, image: &Path, folder: &Path) -> io::Result<(Child, RulesetStatus)> {
-    let (image, folder) = (image.to_owned(), folder.to_owned());
+/// What a process may open besides what is the system's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Opens<'o> {
+    /// Its image, to read.
+    pub(crate) image: &'o Path,
+    /// Its own folder, to write in.
+    pub(crate) folder: &'o Path,
+    /// The memory of a template, to read; to write only where its qemu cannot do otherwise.
+    pub(crate) memory: Option<MemoryFile<'o>>,
+}
+
+impl<'o> Opens<'o> {
+    /// A process with this image and this folder.
+    pub(crate) fn new(image: &'o Path, folder: &'o Path) -> Self {
+        Self { image, folder, memory: None }
+    }
+
+    /// The same as paths that a thread can take along.
+    fn owned(&self) -> (PathBuf, PathBuf, Option<(PathBuf, bool)>) {
+        let memory = self.memory.map(|file| (file.path.to_owned(), file.read_only));
+        (self.image.to_owned(), self.folder.to_owned(), memory)
+    }
+}
+
+/// Starts `command`, which may open that. Returns how far Landlock enforces that.
+pub(super) fn spawn(command: Command, opens: &Opens<'_>) -> io::Result<(Child, RulesetStatus)> {
+    let (image, folder, memory) = opens.owned();
     // Rules hold for a thread and its children, hence a thread that ends after it.
     let confined = std::thread::Builder::new().name("spawn".into()).spawn(move || {
-        let status = restrict(&command, &image, &folder)?;
+        let memory = memory.as_ref().map(|(path, read_only)| MemoryFile { path, read_only: *read_only });
+        let status = restrict(&command, &Opens { image: &image, folder: &folder, memory })?;
         let mut command = command;
         Ok((command.spawn()?, status))
     })?;
     confined.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it panicked")))
 }
 
+/// The same of a command that ends with the thread that started it: that thread waits for it, and ends with this process
+/// however this process ends. Returns what becomes readable when it has ended.
+pub(super) fn spawn_bound(command: Command, opens: &Opens<'_>) -> io::Result<OwnedFd> {
+    let (image, folder, _) = opens.owned();
+    let (sender, started) = mpsc::sync_channel(1);
+    std::thread::Builder::new().name("template".into()).spawn(move || {
+        let start = || -> io::Result<(Child, OwnedFd)> {
+            restrict(&command, &Opens::new(&image, &folder))?;
+            let mut command = command;
+            let mut child = command.spawn()?;
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+            // Nobody else waits for it, so that the number is still its own.
+            let opened = pid.ok_or_else(|| io::ErrorKind::InvalidInput.into()).and_then(|pid| {
+                rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)
+            });
+            match opened {
+                Ok(pidfd) => Ok((child, pidfd)),
+                Err(error) => {
+                    let _ = child.kill().and_then(|()| child.wait());
+                    Err(error)
+                }
+            }
+        };
+        match start() {
+            Ok((mut child, pidfd)) => {
+                if sender.send(Ok(pidfd)).is_err() {
+                    // Nobody would end it.
+                    let _ = child.kill();
+                }
+                let _ = child.wait();
+            }
+            Err(error) => drop(sender.send(Err(error))),
+        }
+    })?;
+    started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it panicked")))
+}
+
 /// Restricts this thread.
-fn restrict(command: &Command, image: &Path, folder: &Path) -> io::Result<RulesetStatus> {
+fn restrict(command: &Command, opens: &Opens<'_>) -> io::Result<RulesetStatus> {
     rustix::thread::set_no_new_privs(true)?;
     let read = AccessFs::from_read(RULES);
     let mut own = read & !AccessFs::Execute;
@@ -116,13 +183,20 @@ fn restrict(command: &Command, image: &Path, folder: &Path) -> io::Result<Rulese
     let system = SYSTEM.iter().chain(&[enter::THIS_PROGRAM]).map(PathBuf::from);
     let system = system.chain(program_folders(command)).chain(name_servers());
     let rules = |paths: Vec<PathBuf>, access: BitFlags<AccessFs>| path_beneath_rules(paths, access);
+    let (image, folder) = (opens.image.to_owned(), opens.folder.to_owned());
+    let memory: Vec<PathBuf> = opens.memory.map(|file| file.path.to_owned()).into_iter().collect();
+    let copied: BitFlags<AccessFs> = match opens.memory {
+        Some(MemoryFile { read_only: false, .. }) => AccessFs::ReadFile | AccessFs::WriteFile,
+        _ => AccessFs::ReadFile.into(),
+    };
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(RULES))
         .and_then(|ruleset| ruleset.scope(Scope::from_all(RULES)))
         .and_then(landlock::Ruleset::create)
         .and_then(|ruleset| ruleset.add_rules(rules(system.collect(), read)))
-        .and_then(|ruleset| ruleset.add_rules(rules(vec![image.to_owned()], read & !AccessFs::Execute)))
-        .and_then(|ruleset| ruleset.add_rules(rules(vec![folder.to_owned()], own)))
+        .and_then(|ruleset| ruleset.add_rules(rules(vec![image], read & !AccessFs::Execute)))
+        .and_then(|ruleset| ruleset.add_rules(rules(vec![folder], own)))
+        .and_then(|ruleset| ruleset.add_rules(rules(memory, copied)))
         .and_then(|ruleset| ruleset.add_rules(rules(DEVICES.iter().map(PathBuf::from).collect(), device)))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(io::Error::other)?;
@@ -190,21 +264,26 @@ mod tests {
             folder
         };
         let (image, own, other) = (folder("image"), folder("own"), folder("other"));
-        let script = "cat $1/file; echo x 2>&1 >> $1/file; cat $2/file; echo x > $2/new; cat $3/file; exit 0";
+        let script = "cat $1/file; echo x 2>&1 >> $1/file; cat $2/file; echo x > $2/new; cat $3/file; \
+                      cat $3/memory; echo x > $3/memory; exit 0";
         let mut command = Command::new("sh");
         command.args(["-c", script, "sh"]).args([&image, &own, &other]);
         command.env("PATH", std::env::var_os("PATH").unwrap());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (child, status) = spawn(command, &image, &own).unwrap();
+        let file = other.join("memory");
+        fs::write(&file, "copied").unwrap();
+        let memory = Some(MemoryFile { path: &file, read_only: true });
+        let (child, status) = spawn(command, &Opens { memory, ..Opens::new(&image, &own) }).unwrap();
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(text.contains("image") && text.contains("own"), "{text}");
+        assert!(text.contains("image") && text.contains("own") && text.contains("copied"), "{text}");
         assert!(own.join("new").exists());
         // Everything else is as the kernel has it: without Landlock a process reads what its user reads.
         let is_kept = status == RulesetStatus::NotEnforced || !text.contains("other");
         assert!(is_kept, "{status:?}: {text}");
         if status != RulesetStatus::NotEnforced {
             assert_eq!(fs::read_to_string(image.join("file")).unwrap(), "image");
+            assert_eq!(fs::read_to_string(&file).unwrap(), "copied");
         }
     }
 
@@ -213,7 +292,7 @@ mod tests {
         let mut command = Command::new("grep");
         command.args(["NoNewPrivs", "/proc/self/status"]).stdout(Stdio::piped());
         let folder = tempfile::tempdir().unwrap();
-        let (child, _) = spawn(command, folder.path(), folder.path()).unwrap();
+        let (child, _) = spawn(command, &Opens::new(folder.path(), folder.path())).unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "NoNewPrivs:\t1\n");
     }

@@ -10,5 +10,8 @@ pub(crate) mod images;
 pub(crate) mod platform;
 pub(crate) mod process;
 pub(crate) mod qemu;
+pub(crate) mod qemu_version;
 pub(crate) mod qmp;
 pub(crate) mod secrets;
+pub(crate) mod template;
+pub(crate) mod template_table;

@@ -17,8 +17,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::qemu::{self, Grants, Inside, Machine};
-use super::{confine, descriptors, platform};
+use super::confine::{self, Opens};
+use super::qemu::{self, Grants, Inside, Machine, MemoryPlace};
+use super::{descriptors, platform};
 use crate::cloud::CloudError;
 use crate::cloud::local::network::enter;
 
@@ -58,38 +59,123 @@ pub(crate) fn start(
         user: confine::user(machine.id),
     };
     let mut inherited: Vec<BorrowedFd<'_>> = scratch.iter().chain(disks).map(AsFd::as_fd).collect();
-    let kept = grants.scratch.iter().chain(&grants.disks).copied();
-    let messages = folder.join(MESSAGES);
-    let messages = File::create(&messages).map_err(CloudError::file("write", &messages))?;
+    inherited.extend(namespaces(machine));
     let mut command = match &machine.network.inside {
         None => Command::new(platform.program),
         Some(Inside { user, net, tap }) => {
-            inherited.extend([user.as_fd(), net.as_fd(), tap.as_fd()]);
-            let kept: Vec<RawFd> = kept.chain([tap.as_raw_fd()]).collect();
+            let kept: Vec<RawFd> = kept(&grants).chain([tap.as_raw_fd()]).collect();
             enter::command((user.as_raw_fd(), net.as_raw_fd()), &kept, platform.program)
         }
     };
+    configure(&mut command, machine, folder, &grants)?;
+    command.stdin(secrets.map_or_else(Stdio::null, Stdio::from));
+    let memory = match machine.memory {
+        MemoryPlace::Copied(file) => Some(file),
+        MemoryPlace::Own | MemoryPlace::Template(_) => None,
+    };
+    let opens = Opens { image: machine.image, folder, memory };
+    let (child, _) = spawn(command, &opens, &inherited).map_err(refused(platform))?;
+    let pid = child.id();
+    let (child, pidfd) = or_end(child, pidfd(pid)).map_err(refused(platform))?;
+    Ok(MachineProcess { pid, pidfd, child: Some(child), scratch })
+}
+
+/// The process of a machine that becomes a template. It ends with this process, however this one ends, and gives way to whatever
+/// else the host does.
+#[derive(Debug)]
+pub(crate) struct TemplateProcess {
+    pidfd: OwnedFd,
+    /// Held for as long as it runs: their files have no name.
+    _scratch: Vec<File>,
+}
+
+/// Starts a machine in `folder` that becomes a template. It has no Secrets, and no disk that outlives it.
+pub(crate) fn start_template(machine: &Machine<'_>, folder: &Path) -> Result<TemplateProcess, CloudError> {
+    let platform = platform::of(machine.launch.architecture);
+    let scratch = scratch(folder, &machine.launch.scratch_bytes)?;
+    // Without a user of its own: whoever becomes another one is no more told of the end of who started it. It has no capability
+    // either, and nothing that came from elsewhere runs in it.
+    let grants = Grants { scratch: scratch.iter().map(AsRawFd::as_raw_fd).collect(), ..Grants::default() };
+    let mut inherited: Vec<BorrowedFd<'_>> = scratch.iter().map(AsFd::as_fd).collect();
+    inherited.extend(namespaces(machine));
+    let inside = machine.network.inside.as_ref();
+    let kept: Vec<RawFd> = kept(&grants).chain(inside.map(|inside| inside.tap.as_raw_fd())).collect();
+    let namespaces = inside.map(|inside| (inside.user.as_raw_fd(), inside.net.as_raw_fd()));
+    let mut command = enter::bound_command(namespaces, &kept, platform.program);
+    configure(&mut command, machine, folder, &grants)?;
+    command.stdin(Stdio::null());
+    let opens = Opens::new(machine.image, folder);
+    let mut started = None;
+    let restored = inheriting(&inherited, || {
+        started = Some(confine::spawn_bound(command, &opens)?);
+        Ok(())
+    });
+    // Ended where a step after its start failed.
+    let process = started.map(|pidfd| TemplateProcess { pidfd, _scratch: scratch });
+    restored.map_err(refused(platform))?;
+    process.ok_or_else(|| refused(platform)(io::ErrorKind::Other.into()))
+}
+
+impl TemplateProcess {
+    /// Whether it still runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        !has_ended(&self.pidfd)
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&self) {
+        // It may have ended by itself.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
+impl Drop for TemplateProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The descriptors by which a process gets into the network of its machine.
+fn namespaces<'m>(machine: &'m Machine<'_>) -> impl Iterator<Item = BorrowedFd<'m>> {
+    let inside = machine.network.inside.iter();
+    inside.flat_map(|Inside { user, net, tap }| [user.as_fd(), net.as_fd(), tap.as_fd()])
+}
+
+/// The descriptors that qemu finds by their numbers.
+fn kept(grants: &Grants) -> impl Iterator<Item = RawFd> {
+    grants.scratch.iter().chain(&grants.disks).copied()
+}
+
+/// The arguments, the environment, the folder and the output of a machine's process.
+fn configure(
+    command: &mut Command,
+    machine: &Machine<'_>,
+    folder: &Path,
+    grants: &Grants,
+) -> Result<(), CloudError> {
+    let messages = folder.join(MESSAGES);
+    let messages = File::create(&messages).map_err(CloudError::file("write", &messages))?;
     command
-        .args(qemu::arguments(machine, &grants))
+        .args(qemu::arguments(machine, grants))
         .env_clear()
         .envs(machine.environment.iter().map(|(name, value)| (name, value)))
         .current_dir(folder)
-        .stdin(secrets.map_or_else(Stdio::null, Stdio::from))
         .stdout(Stdio::null())
         .stderr(messages)
         .process_group(0);
-    let refused = |error: io::Error| CloudError::Program {
+    Ok(())
+}
+
+/// Why qemu was not started.
+fn refused(platform: &platform::Platform) -> impl Fn(io::Error) -> CloudError {
+    move |error: io::Error| CloudError::Program {
         program: platform.program.to_owned(),
         message: if error.kind() == io::ErrorKind::NotFound {
             format!("it is not installed; install the package {}", platform.package)
         } else {
             error.to_string()
         },
-    };
-    let (child, _) = spawn(command, machine.image, folder, &inherited).map_err(refused)?;
-    let pid = child.id();
-    let (child, pidfd) = or_end(child, pidfd(pid)).map_err(refused)?;
-    Ok(MachineProcess { pid, pidfd, child: Some(child), scratch })
+    }
 }
 
 /// Ends the process when a step after its start failed: one that nobody can end later must not stay.
@@ -106,20 +192,32 @@ fn or_end<T>(mut child: Child, done: io::Result<T>) -> io::Result<(Child, T)> {
 /// Starts `command`, confined, with these descriptors open under the same numbers.
 pub(crate) fn spawn(
     command: Command,
-    image: &Path,
-    folder: &Path,
+    opens: &Opens<'_>,
     inherited: &[BorrowedFd<'_>],
 ) -> io::Result<(Child, RulesetStatus)> {
+    let mut started = None;
+    let restored = inheriting(inherited, || {
+        started = Some(confine::spawn(command, opens)?);
+        Ok(())
+    });
+    let Some((child, status)) = started else {
+        return Err(restored.err().unwrap_or_else(|| io::ErrorKind::Other.into()));
+    };
+    let (child, ()) = or_end(child, restored)?;
+    Ok((child, status))
+}
+
+/// Starts a process by `spawn` that inherits these descriptors under the same numbers, and no other process does. An error after
+/// its start leaves it running.
+fn inheriting<T>(inherited: &[BorrowedFd<'_>], spawn: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let _starting = descriptors::starting();
     let inherit =
         |flags| inherited.iter().try_for_each(|descriptor| rustix::io::fcntl_setfd(descriptor, flags));
-    let spawned = inherit(FdFlags::empty())
-        .map_err(io::Error::from)
-        .and_then(|()| confine::spawn(command, image, folder));
+    let spawned = inherit(FdFlags::empty()).map_err(io::Error::from).and_then(|()| spawn());
     let restored = inherit(FdFlags::CLOEXEC).map_err(io::Error::from);
-    let (child, status) = spawned?;
-    let (child, ()) = or_end(child, restored)?;
-    Ok((child, status))
+    let spawned = spawned?;
+    restored?;
+    Ok(spawned)
 }
 
 /// Starts `command`, which inherits no descriptor of a machine that is being started.
@@ -139,6 +237,12 @@ fn scratch(folder: &Path, sizes: &[Bytes]) -> Result<Vec<File>, CloudError> {
         Ok(file)
     };
     sizes.iter().map(file).collect()
+}
+
+/// Whether the process of a pidfd has ended: it becomes readable then, whether or not the process was waited for.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    matches!(rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
 }
 
 fn pidfd(pid: u32) -> io::Result<OwnedFd> {
@@ -169,9 +273,7 @@ impl MachineProcess {
         if let Some(child) = &mut self.child {
             return matches!(child.try_wait(), Ok(None));
         }
-        // A pidfd becomes readable when its process ends, whether or not it was waited for.
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        !matches!(rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+        !has_ended(&self.pidfd)
     }
 
     /// The signal that ended it, when one did and this process is its parent.
@@ -276,11 +378,11 @@ mod tests {
         // As a descriptor that this process inherited.
         rustix::io::fcntl_setfd(&stray, FdFlags::empty()).unwrap();
         crate::cloud::local::machine::descriptors::close_on_exec();
+        let opens = Opens::new(folder.path(), folder.path());
         for _ in 0..2 {
             let mut command = Command::new("ls");
             command.arg("/proc/self/fd").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-            let (child, _) =
-                spawn(command, folder.path(), folder.path(), &inherited.each_ref().map(AsFd::as_fd)).unwrap();
+            let (child, _) = spawn(command, &opens, &inherited.each_ref().map(AsFd::as_fd)).unwrap();
             let output = child.wait_with_output().unwrap().stdout;
             let text = String::from_utf8(output).unwrap();
             let mut numbers: Vec<RawFd> = text.lines().map(|line| line.parse().unwrap()).collect();

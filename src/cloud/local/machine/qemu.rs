@@ -5,6 +5,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 
 use i2kit_spec::cmdline;
+use i2kit_spec::identity::{IDENTITY_PORT, IDENTITY_VERSION};
 use i2kit_spec::secrets::SECRETS_PORT;
 
 use super::{images, platform, qmp};
@@ -12,6 +13,12 @@ use crate::plan::fleet::{Accelerator, LaunchSpec};
 
 /// The host's end of the control channel, in the machine's folder.
 pub(crate) const CONTROL: &str = "control.sock";
+
+/// The host's end of the port by which a guest is told who it is, in the machine's folder.
+pub(crate) const IDENTITY: &str = "identity.sock";
+
+/// Where the state of the devices is awaited by a machine that starts from a template, in its folder.
+pub(crate) const INCOMING: &str = "incoming.sock";
 
 /// The output of the machine's serial port, in the machine's folder.
 pub(crate) const CONSOLE: &str = "console.log";
@@ -32,8 +39,43 @@ pub(crate) struct Machine<'m> {
     pub(crate) cmdline: &'m str,
     /// What runs its instructions.
     pub(crate) accelerator: Accelerator,
+    /// Where its memory is.
+    pub(crate) memory: MemoryPlace<'m>,
     /// The environment variables of qemu.
     pub(crate) environment: &'m [(OsString, OsString)],
+}
+
+/// Where the memory of a machine is, and so how it begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum MemoryPlace<'m> {
+    /// In the process alone: the machine boots.
+    Own,
+    /// In this file, as the machine writes it: the machine boots, and becomes a template.
+    Template(&'m Path),
+    /// A template's file, and what the machine has written since, which is in the process alone. The state of the devices comes
+    /// over [`INCOMING`], and then the machine goes on where the template stopped.
+    Copied(MemoryFile<'m>),
+}
+
+/// The file with the memory of a template.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemoryFile<'m> {
+    /// Where it is, absolute.
+    pub(crate) path: &'m Path,
+    /// Whether this qemu can use it without being able to write it: from version 8.2 on.
+    pub(crate) read_only: bool,
+}
+
+/// Whether the guest of an image with this kernel command line is told who it is over a port, in messages of this version.
+pub(crate) fn is_told(cmdline: &str) -> bool {
+    let own = format!("{}={IDENTITY_VERSION}", cmdline::IDENTITY);
+    cmdline.split_whitespace().any(|word| word == own)
+}
+
+/// What tells a machine from others of its image, as parameters of a kernel command line.
+pub(crate) fn parameters(name: &str, index: Option<u32>, network: &NetworkDevice) -> String {
+    let index = index.map(|index| format!(" {}={index}", cmdline::INDEX)).unwrap_or_default();
+    format!("{}={name}{index} {}", cmdline::INSTANCE, network.cmdline)
 }
 
 /// What the process of a machine is given at its start.
@@ -80,7 +122,9 @@ pub(crate) fn arguments(machine: &Machine, grants: &Grants) -> Vec<String> {
         .into_iter()
         .chain(disk(machine))
         .chain(devices(machine))
+        .chain(memory(machine))
         .chain(control(grants))
+        .chain(identity(machine))
         .chain(secrets(machine))
         .chain(scratch(grants))
         .chain(disks(grants));
@@ -96,12 +140,20 @@ fn board(machine: &Machine) -> [Argument; 14] {
         // and with so much a Java VM, PostgreSQL or Python take 1.7 times the processor, since it is emptied again and again.
         Accelerator::Tcg => ("tcg,thread=multi,tb-size=128", "max"),
     };
-    let index = machine.index.map(|index| format!(" {}={index}", cmdline::INDEX)).unwrap_or_default();
-    let (image, network) = (machine.cmdline, &machine.network.cmdline);
-    let append = format!("{image} {}={}{index} {network}", cmdline::INSTANCE, machine.name);
+    let told = if is_told(machine.cmdline) {
+        format!("{}={}", cmdline::IDENTITY, cmdline::IDENTITY_AWAITED)
+    } else {
+        parameters(machine.name, machine.index, machine.network)
+    };
+    let append = format!("{} {told}", machine.cmdline);
+    let memory = match machine.memory {
+        MemoryPlace::Own => "",
+        // Without a description of the devices' state at its end, which its reader would look for in vain.
+        MemoryPlace::Template(_) | MemoryPlace::Copied(_) => ",memory-backend=ram,suppress-vmdesc=on",
+    };
     [
         ("-name", format!("guest={}", machine.id)),
-        ("-machine", platform::of(machine.launch.architecture).machine.to_owned()),
+        ("-machine", format!("{}{memory}", platform::of(machine.launch.architecture).machine)),
         ("-accel", accelerator.to_owned()),
         ("-cpu", processor.to_owned()),
         ("-m", machine.launch.memory_mib.to_string()),
@@ -138,6 +190,36 @@ fn devices(machine: &Machine) -> [Argument; 4] {
         // Appending, so that the file can be cut while qemu writes to it.
         ("-chardev", format!("file,id=console,path={CONSOLE},append=on")),
         ("-serial", "chardev:console".to_owned()),
+    ]
+}
+
+/// The memory, where it is not simply the process's own, and what awaits the state of the devices.
+fn memory(machine: &Machine) -> Vec<Argument> {
+    let file = |path: &Path, how: &str| {
+        let path = escaped(&path.display().to_string());
+        let size = machine.launch.memory_mib;
+        ("-object", format!("memory-backend-file,id=ram,size={size}M,mem-path={path},{how}"))
+    };
+    // The state that is saved has no section about the capabilities of a migration, and so none is awaited.
+    let plain = ("-global", "migration.send-configuration=off".to_owned());
+    match machine.memory {
+        MemoryPlace::Own => vec![],
+        MemoryPlace::Template(path) => vec![file(path, "share=on"), plain],
+        MemoryPlace::Copied(MemoryFile { path, read_only }) => {
+            let how = if read_only { "share=off,readonly=on,rom=off" } else { "share=off" };
+            vec![file(path, how), plain, ("-incoming", format!("unix:{INCOMING}"))]
+        }
+    }
+}
+
+/// The port by which the guest is told who it is, in a machine whose guest knows it.
+fn identity(machine: &Machine) -> Vec<Argument> {
+    if !is_told(machine.cmdline) {
+        return Vec::new();
+    }
+    vec![
+        ("-chardev", format!("socket,id=identity,path={IDENTITY},server=on,wait=off")),
+        ("-device", format!("virtserialport,chardev=identity,name={IDENTITY_PORT}")),
     ]
 }
 
@@ -232,6 +314,7 @@ mod tests {
             image: Path::new("/state/images/a,b"),
             cmdline: "console=ttyS0 quiet",
             accelerator: Accelerator::Tcg,
+            memory: MemoryPlace::Own,
             environment: &[],
         };
         insta::assert_snapshot!(
@@ -244,5 +327,52 @@ mod tests {
         let added = other.iter().filter(|argument| argument.contains("1879048193") || *argument == "-runas");
         assert_eq!(added.collect::<Vec<_>>(), ["-runas", "1879048193:1879048193"]);
         assert!(!other.iter().any(|argument| argument.contains("elevateprivileges")), "{other:?}");
+    }
+
+    #[test]
+    fn a_machine_that_is_told_who_it_is_has_nothing_of_it_in_its_arguments() {
+        let launch = example::launch(ImageId(Digest::of(b"image")));
+        let network = network::device(&[], Some(Ipv4Addr::new(127, 78, 3, 4)));
+        let machine = |id, name, memory| Machine {
+            id,
+            name,
+            index: Some(3),
+            launch: &launch,
+            network: &network,
+            image: Path::new("/state/images/a"),
+            cmdline: "quiet i2kit.identity=1",
+            accelerator: Accelerator::Tcg,
+            memory,
+            environment: &[],
+        };
+        let told = |machine: &Machine| arguments(machine, &Grants::default());
+        let template = told(&machine("t", "t", MemoryPlace::Template(Path::new("ram"))));
+        let file = MemoryFile { path: Path::new("/cache/a,b/ram"), read_only: false };
+        let one = told(&machine("one", "web-0", MemoryPlace::Copied(file)));
+        let two = told(&machine("one", "web-1", MemoryPlace::Copied(file)));
+        assert_eq!(one, two, "its name is no argument");
+        assert!(
+            one.iter()
+                .all(|argument| !argument.contains("i2kit.instance") && !argument.contains("i2kit.net"))
+        );
+        // What the guest sees of its machine is the same for both.
+        let seen = |arguments: &[String]| -> Vec<String> {
+            let own = ["guest=", "memory-backend-file,", "-incoming", "unix:incoming"];
+            let is_own = |argument: &String| own.iter().any(|start| argument.starts_with(start));
+            arguments.iter().filter(|argument| !is_own(argument)).cloned().collect()
+        };
+        assert_eq!(seen(&template), seen(&one));
+        assert!(
+            one.contains(
+                &"memory-backend-file,id=ram,size=128M,mem-path=/cache/a,,b/ram,share=off".to_owned()
+            )
+        );
+        let read_only = MemoryFile { read_only: true, ..file };
+        let newer = told(&machine("one", "web-0", MemoryPlace::Copied(read_only)));
+        assert!(newer.iter().any(|argument| argument.ends_with(",share=off,readonly=on,rom=off")));
+        let booted = told(&machine("one", "web-0", MemoryPlace::Own));
+        assert!(!booted.iter().any(|argument| argument.contains("memory-backend")), "{booted:?}");
+        assert!(booted.iter().any(|argument| argument.ends_with(" i2kit.identity=1 i2kit.identity=port")));
+        assert!(!is_told("quiet i2kit.identity=2") && !is_told("quiet"));
     }
 }

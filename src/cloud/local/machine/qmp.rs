@@ -14,6 +14,9 @@ use crate::cloud::local::socket;
 /// The QMP socket, in a machine's folder.
 pub(crate) const SOCKET: &str = "qmp.sock";
 
+/// The status of a machine that waits for the state of its devices.
+pub(crate) const AWAITING: &str = "inmigrate";
+
 /// The time limit of a command: qemu answers at once unless the host is very busy.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -43,8 +46,21 @@ pub(crate) async fn resume(folder: &Path) -> io::Result<()> {
 
 /// Whether the machine stands still because somebody [paused](pause) it.
 pub(crate) async fn is_paused(folder: &Path) -> io::Result<bool> {
+    Ok(status(folder).await? == "paused")
+}
+
+/// What the machine does, in qemu's word: `running`, or [`AWAITING`].
+pub(crate) async fn status(folder: &Path) -> io::Result<String> {
     let found = command(folder, json!({ "execute": "query-status" })).await?;
-    Ok(found["status"] == "paused")
+    Ok(found["status"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Writes the state of the devices of a machine that stands still, without its memory, to the file of this name in its folder. Not
+/// by a migration: that has no form without the memory in all versions of qemu.
+pub(crate) async fn save_devices(folder: &Path, file: &str) -> io::Result<()> {
+    // A machine that is `live` gives its disks away.
+    let arguments = json!({ "filename": file, "live": false });
+    command(folder, json!({ "execute": "xen-save-devices-state", "arguments": arguments })).await.map(drop)
 }
 
 /// qemu's name of the disk of this number that outlives the machine.

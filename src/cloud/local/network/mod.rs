@@ -39,12 +39,14 @@ pub(crate) fn hold(user: Option<PathBuf>, net: Option<PathBuf>) -> io::Result<()
     holder::serve(&Join { user, net })
 }
 
-/// Becomes `program` in the network of these namespaces; only these descriptors stay open. Returns when that fails.
+/// Becomes `program` in the network of these namespaces; only these descriptors stay open. One that is bound to its parent ends
+/// with it. Returns when that fails.
 pub(crate) fn become_program(
     user: Option<PathBuf>,
     net: Option<PathBuf>,
     kept: &[RawFd],
+    bound_to: Option<u32>,
     program: &[String],
 ) -> io::Error {
-    enter::become_program(&Join { user, net }, kept, program)
+    enter::become_program(&Join { user, net }, kept, bound_to, program)
 }

@@ -14,7 +14,8 @@ mod table;
 mod workload;
 
 pub(in crate::manifest) use pod::{
-    MACHINE_TYPE_LABELS, MACHINE_TYPES, ON_DEMAND_BASE, SPOT, ZONE_LABELS, machine_types, spot_percent,
+    MACHINE_TYPE_LABELS, MACHINE_TYPES, NEVER, ON_DEMAND_BASE, SNAPSHOT, SPOT, ZONE_LABELS, machine_types,
+    spot_percent,
 };
 pub(in crate::manifest) use table::of;
 pub(in crate::manifest) use workload::holds;

@@ -173,6 +173,15 @@ pub(in crate::manifest) const ON_DEMAND_BASE: &str = "i2kit.dev/on-demand-base";
 /// The annotation of a pod template with types of machines, the preferred one first.
 pub(in crate::manifest) const MACHINE_TYPES: &str = "i2kit.dev/instance-types";
 
+/// The annotation of a pod template that says which snapshots its machines may start from.
+pub(in crate::manifest) const SNAPSHOT: &str = "i2kit.dev/snapshot";
+
+/// Its value for none: each machine boots.
+pub(in crate::manifest) const NEVER: &str = "never";
+
+/// Its other value, and what holds without it: from one of a machine whose containers were not started yet.
+const BEFORE_CONTAINERS: &str = "before-containers";
+
 /// The most types of machine that a group has: no cloud takes more.
 const MOST_TYPES: usize = 40;
 
@@ -200,6 +209,10 @@ pub(in crate::manifest) fn spot(check: &mut Check<'_>, template: &Node<'_>) {
     annotation(check, template, ON_DEMAND_BASE, |text| match text.parse::<u16>() {
         Ok(_) => Ok(Some("a number of machines on demand")),
         Err(_) => Err("must be a number of machines"),
+    });
+    annotation(check, template, SNAPSHOT, |text| match text {
+        NEVER | BEFORE_CONTAINERS => Ok(None),
+        _ => Err("must be `never` or `before-containers`"),
     });
     annotation(check, template, MACHINE_TYPES, |text| {
         let is_type = |name: &str| {
