@@ -207,6 +207,7 @@ impl Pod {
             phase: PodPhase::Ready,
             containers: pod::running(&machine.pod).map(running).collect(),
             usage,
+            replica: None,
         };
         let tag = status.tag();
         let sockets = SocketSet::new(Vec::new());

@@ -44,7 +44,7 @@ const FEATURES: &[Feature] = &[
     ),
     depends("roles, zones, types of machine, Spot", &[ROLE, PLACEMENT]),
     depends(
-        "instant replicas: further machines of a pod start from a snapshot that its first one left before its containers \
+        "machines that start from a snapshot: further ones of a pod start from that of one which was booted for it and stopped before its containers \
          (no Jobs, no pods with disks that outlive machines; `i2kit.dev/snapshot: never` for none)",
         &[SNAPSHOTS],
     ),
@@ -71,7 +71,7 @@ const FEATURES: &[Feature] = &[
     ),
     depends("headless Services, names of their machines", &[HEADLESS]),
     depends(
-        "replicated pods: requests in one order in all machines, no acknowledged write lost; `replicas`",
+        "replicated pods: requests in one order in all machines, no acknowledged write lost; `replicas`, which moves the lead and recovers from a lost majority",
         &[REPLICATED, "i2kit replicas"],
     ),
     depends("`trial`: an account is tried in twelve steps, with a report", &["i2kit trial"]),

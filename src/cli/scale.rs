@@ -3,7 +3,7 @@
 use super::args::ScaleArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{carry_out, connection, named, replicas};
+use super::{carry_out, connection, named};
 use crate::cloud::Materials;
 use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
@@ -21,15 +21,8 @@ pub(super) async fn run(context: &Context, args: &ScaleArgs) -> Result<Exit, Fai
 /// The plan that gives the group that size.
 pub(super) fn plan(context: &Context, fleet: &Fleet, name: &Name, size: u32) -> Result<RolloutPlan, Failure> {
     context.environment.provider.refuse_size(name, size).or_exit(Exit::Usage)?;
-    let replicated = fleet.group(name).is_some_and(replicas::is_replicated);
-    if replicated && size != 0 {
-        let error = anyhow::anyhow!(
-            "{name} is replicated, and its machines know how many they are: change `replicas` in its manifest and deploy it"
-        );
-        return Err(Failure::new(Exit::Usage, error));
-    }
     let exit = |error: &PlanError| match error {
-        PlanError::Job { .. } | PlanError::OneDisk { .. } => Exit::Usage,
+        PlanError::Job { .. } | PlanError::OneDisk { .. } | PlanError::Replicas { .. } => Exit::Usage,
         _ => Exit::NotFound,
     };
     rollout::scale(fleet, name, size).map_err(|error| Failure::new(exit(&error), error))

@@ -124,6 +124,10 @@ pub(super) fn text(fleet: &Fleet, all: bool) -> String {
     if fleet.groups.iter().any(|group| !group.instances.is_empty()) {
         add(instances(&fleet.groups));
     }
+    // Of one group they are asked themselves.
+    if !all && let Some(replicas) = replicas::known(&fleet.groups) {
+        add(replicas);
+    }
     let is_shown = |container: &&ContainerState| all || !container.ready || container.restarts > 0;
     let members = || fleet.groups.iter().flat_map(|group| &group.instances);
     if members().flat_map(|instance| &instance.containers).any(|container| is_shown(&container)) {

@@ -5,8 +5,8 @@
 //! qemu; the simulated cloud keeps them in memory.
 //!
 //! [`environment`] has the records and applies acts, [`disk_record`] a disk's record, [`health`] judges the outcome of a
-//! VM's health check, [`reconcile`] decides, [`usage`] measures and [`autoscale`] gives a group its size by that, [`moment`]
-//! has the two times.
+//! VM's health check, [`reconcile`] decides, [`usage`] measures and [`autoscale`] gives a group its size by that,
+//! [`replicas`] has what replicas say of themselves, [`moment`] the two times.
 
 pub mod autoscale;
 pub mod disk_record;
@@ -14,4 +14,5 @@ pub mod environment;
 pub mod health;
 pub mod moment;
 pub mod reconcile;
+pub mod replicas;
 pub mod usage;

@@ -15,6 +15,7 @@ pub mod local;
 mod polling;
 pub mod provider;
 mod random;
+mod replica;
 mod secret;
 pub mod sim;
 pub mod trial;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 pub use self::error::CloudError;
 use self::exec::{Command, Session};
 pub use self::random::random;
+pub use self::replica::{ReplicaAnswer, ReplicaOrder};
 pub use self::watch::{Update, Updates};
 use crate::image::DiskImage;
 use crate::manifest::api::{Name, Secret};
@@ -87,6 +89,18 @@ pub trait Cloud: Send + Sync + fmt::Debug {
         let _ = instance;
         Err(CloudError::Unsupported {
             what: "asking replicas".into(),
+            advice: "deploy replicated pods to the local cloud".into(),
+        })
+    }
+
+    /// Has the replica in a VM of a replicated group do something for its group.
+    ///
+    /// # Errors
+    /// [`CloudError::Guest`] with the replica's own words when it refuses, or when it does not answer.
+    async fn order_replica(&self, instance: &str, order: &ReplicaOrder) -> Result<ReplicaAnswer, CloudError> {
+        let _ = (instance, order);
+        Err(CloudError::Unsupported {
+            what: "leading replicas".into(),
             advice: "deploy replicated pods to the local cloud".into(),
         })
     }

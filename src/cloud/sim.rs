@@ -204,7 +204,7 @@ impl World {
                     Behaviour::Restarts(each) => vec![started_again(age / each)],
                     _ => vec![],
                 };
-                let told = PodStatus { version, boot_id, phase, containers, usage: None };
+                let told = PodStatus { version, boot_id, phase, containers, usage: None, replica: None };
                 let names = &revision.launch.containers;
                 let known = Known { containers: names, boot: settings.boot_limit(), closed_port: None };
                 judge(record, CheckOutcome::Status(Box::new(told)), &known, now);

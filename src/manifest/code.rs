@@ -231,10 +231,10 @@ codes! {
         "A scaler names a group of replicas. Every replica executes every request, so that more of them do not do more, and those that a scaler takes away would be missed in votes. Remove the scaler. To spread load over machines that do not agree with each other, remove the annotation.",
         "kind: HorizontalPodAutoscaler\nspec:\n  scaleTargetRef: {apiVersion: apps/v1, kind: StatefulSet, name: db}\n";
     ReplicatedPorts, "replicated-ports", Error,
-        "The requests of one TCP port are put in order, and the Services of the group lead to it. Another port, or UDP, would reach the application past that order. Leave one port of the pod behind Services, let none of them lead to other workloads as well, and keep ports 7310, 7311 and 7312 free for the coordinator.",
+        "The requests of one TCP port are put in order, and the Services of the group lead to it. Another port, or UDP, would reach the application past that order. Leave one port of the pod behind Services, let none of them lead to other workloads as well, and keep ports 7310 to 7313 free for the coordinator.",
         "kind: Service\nspec:\n  ports:\n  - {name: api, port: 80, targetPort: 8080}\n  - {name: admin, port: 81, targetPort: 8081}\n";
     ReplicatedRollout, "replicated-rollout", Error,
-        "Replicas start side by side (`podManagementPolicy: Parallel`), since none of them is ready before a majority is there, and are replaced one at a time (`maxUnavailable: 1`, the default), since two that are away at once may be the majority.",
+        "Replicas start side by side (`podManagementPolicy: Parallel`), since none of them is ready before a majority is there, and are replaced one at a time (`maxUnavailable: 1`, the default), since two that are away at once may be the majority. Their disks stay when the group is scaled (`whenScaled: Retain`, the default): its number of replicas and a damaged disk are changed while it has no machine, and its logs hold what it has acknowledged.",
         "kind: StatefulSet\nspec:\n  podManagementPolicy: OrderedReady\n";
     ReplicatedNames, "replicated-names", Error,
         "Replicas find each other by DNS names, such as `db-0.db.default.svc.cluster.local`, which a headless Service gives them, and IPv4. Write `serviceName` in the StatefulSet, and a Service of that name with `clusterIP: None` and the pod's labels as its selector.",

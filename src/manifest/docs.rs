@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::language::{Choice, Class, Field, KINDS, LIST, POD_ANNOTATIONS, Table, Text, Type};
+use super::language::{
+    Choice, Class, Field, KINDS, LIST, MACHINE_ANNOTATIONS, POD_ANNOTATIONS, Table, Text, Type,
+};
 use super::support::{
     ACME, ENDING_POD, HEADLESS, INGRESS_RANGES, NAMED_CLASS, PLACEMENT, REPLICATED, ROLE, SNAPSHOTS, Support,
     TLS, annotations, notes, only_on,
@@ -60,6 +62,9 @@ pub fn markdown(clouds: &[&'static Support]) -> String {
     page.push_str("\n## Annotations\n\nOther annotations are kept and have no effect.\n\n| annotation | of | meaning |\n|---|---|---|\n");
     for (key, cloud, meaning) in annotations(clouds) {
         put(&mut page, format_args!("| `{key}` | {} | {} |\n", cloud.unwrap_or_default(), meaning.doc()));
+    }
+    for (key, doc) in MACHINE_ANNOTATIONS {
+        put(&mut page, format_args!("| `{key}` |  | Pod: {doc} |\n"));
     }
     for (key, doc) in POD_ANNOTATIONS {
         put(&mut page, format_args!("| `{key}` |  | Pod of a StatefulSet: {doc} |\n"));

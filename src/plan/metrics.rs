@@ -1,7 +1,9 @@
-//! The counters of a fleet's balancers, Services and Ingresses, in the text format of Prometheus, for `status --metrics` and `/metrics` of the local
+//! The counters of a fleet's balancers, Services and Ingresses, and the gauges of its replicas, in the text format of Prometheus, for `status --metrics` and `/metrics` of the local
 //! cloud. The names of metrics and labels are an interface: dashboards are written against them.
 
 use std::fmt::Write as _;
+
+use i2kit_spec::replica::{ReplicaReport, Role};
 
 use super::fleet::{Bucket, Fleet, HttpTraffic, Traffic};
 use crate::manifest::api::Protocol;
@@ -61,12 +63,71 @@ pub fn prometheus(fleets: &[Fleet]) -> String {
         );
     }
     ingresses(&mut out, fleets);
+    replicas(&mut out, fleets);
     out
 }
 
 /// Beginnings of names of metrics.
 const SERVICE: &str = "i2kit_service_";
 const INGRESS: &str = "i2kit_ingress_";
+const REPLICA: &str = "i2kit_replica_";
+
+/// What is said of a replica: its name, what it is, and its value where that is known.
+type ReplicaMetric = (&'static str, &'static str, fn(&ReplicaReport) -> Option<u64>);
+
+/// Gauges of a replica. Those that its coordinator has too have the same names there.
+const REPLICA_METRICS: [ReplicaMetric; 7] = [
+    ("leader", "Whether this replica orders the requests.", |said| {
+        Some(u64::from(said.role == Role::Leader))
+    }),
+    ("term", "Term of the order.", |said| Some(said.term)),
+    ("quorum", "Whether it is connected with a majority of the voters.", |said| {
+        Some(u64::from(said.has_quorum))
+    }),
+    ("diverged", "Whether the replica is quarantined because its replies differed.", |said| {
+        Some(u64::from(said.diverged_at.is_some()))
+    }),
+    ("recoveries", "How often the group was recovered from the loss of a majority.", |said| {
+        Some(said.recoveries)
+    }),
+    ("applied", "Index of the last entry that the application executed.", |said| {
+        said.progress.map(|progress| progress.applied)
+    }),
+    ("committed", "Index of the last entry that is known to be committed.", |said| {
+        said.progress.map(|progress| progress.committed)
+    }),
+];
+
+/// What the replicas of replicated groups say of themselves. Without any, nothing is written.
+fn replicas(out: &mut String, fleets: &[Fleet]) {
+    let mut all: Vec<(String, &ReplicaReport)> = Vec::new();
+    for fleet in fleets {
+        for group in &fleet.groups {
+            let said =
+                group.instances.iter().filter_map(|instance| Some((instance, instance.replica.as_ref()?)));
+            all.extend(said.map(|(instance, report)| {
+                let labels = joined([
+                    ("environment", fleet.environment.as_str()),
+                    ("namespace", &group.name.namespace),
+                    ("group", &group.name.name),
+                    ("instance", instance.called()),
+                ]);
+                (labels, report)
+            }));
+        }
+    }
+    if all.is_empty() {
+        return;
+    }
+    for (name, help, value) in REPLICA_METRICS {
+        head(out, REPLICA, (name, "gauge", help));
+        for (labels, report) in &all {
+            if let Some(value) = value(report) {
+                let _ = writeln!(out, "{REPLICA}{name}{{{labels}}} {value}");
+            }
+        }
+    }
+}
 
 /// The requests of all Ingresses, by the Service that they went to.
 fn ingresses(out: &mut String, fleets: &[Fleet]) {
@@ -221,6 +282,47 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        assert!(!text.contains("port=\"81\""), "{text}");
+        assert!(!text.contains("port=\"81\"") && !text.contains("i2kit_replica_"), "{text}");
+    }
+
+    #[test]
+    fn prometheus_reads_what_replicas_say() {
+        let instance = |slot: u32, replica: serde_json::Value| {
+            serde_json::json!({
+                "id": format!("i-{slot}"), "name": format!("db-{slot}"), "ordinal": slot, "revision": 1, "state": "running",
+                "health": {"status": "healthy"}, "since": 0, "endpoints": [], "containers": [], "replica": replica,
+            })
+        };
+        let leads = serde_json::json!({"role": "leader", "term": 3, "leader": 0, "hasQuorum": true, "recoveries": 1,
+            "progress": {"committed": 12, "applied": 11}});
+        let is_odd = serde_json::json!({"role": "quarantined", "term": 3, "leader": 0, "hasQuorum": false, "recoveries": 1,
+            "divergedAt": 7});
+        let settings = super::super::example::settings(crate::manifest::api::Strategy::Recreate);
+        let name = crate::manifest::api::Name { namespace: "shop".into(), name: "db".into() };
+        let mut group = super::super::fleet::InstanceGroup::new(name, settings);
+        for (slot, said) in (0..).zip([leads, is_odd, serde_json::Value::Null]) {
+            group.instances.push(serde_json::from_value(instance(slot, said)).unwrap());
+        }
+        let text =
+            prometheus(&[Fleet { environment: "local".into(), groups: vec![group], ..Fleet::default() }]);
+        let labels =
+            |slot| format!("environment=\"local\",namespace=\"shop\",group=\"db\",instance=\"db-{slot}\"");
+        let (first, second) = (labels(0), labels(1));
+        for line in [
+            format!("i2kit_replica_leader{{{first}}} 1"),
+            format!("i2kit_replica_leader{{{second}}} 0"),
+            format!("i2kit_replica_term{{{first}}} 3"),
+            format!("i2kit_replica_quorum{{{second}}} 0"),
+            format!("i2kit_replica_diverged{{{second}}} 1"),
+            format!("i2kit_replica_recoveries{{{first}}} 1"),
+            format!("i2kit_replica_applied{{{first}}} 11"),
+            format!("i2kit_replica_committed{{{first}}} 12"),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(
+            !text.contains("db-2") && !text.contains(&format!("i2kit_replica_applied{{{second}}}")),
+            "{text}"
+        );
     }
 }

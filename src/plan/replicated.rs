@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use i2kit_spec::replica::{
-    ADMIN_PORT, CONFIG_VARIABLE, COORDINATOR, FRONT_PORT, IDENTITY_CERTIFICATE, IDENTITY_KEY, IDENTITY_MOUNT,
-    IDENTITY_VOLUME, INSTANCE_VARIABLE, LOG_MOUNT, LOG_VOLUME, PEER_PORT, POD_SOCKET, ReplicaConfig,
-    SOCKET_VOLUME, STATE_MOUNT, State,
+    ADMIN_PORT, CONFIG_VARIABLE, CONTROL_PORT, COORDINATOR, FRONT_PORT, IDENTITY_CERTIFICATE,
+    IDENTITY_FOUNDED, IDENTITY_KEY, IDENTITY_MOUNT, IDENTITY_VOLUME, INSTANCE_VARIABLE, LOG_MOUNT,
+    LOG_VOLUME, PEER_PORT, POD_SOCKET, ReplicaConfig, SOCKET_VOLUME, STATE_MOUNT, State,
 };
 use i2kit_spec::{
     Bytes, EnvValue, EnvVar, InstanceField, LateContent, Probe, ProbeAction, Probes, Protocol, Seconds,
@@ -69,8 +69,8 @@ pub fn identities(set: &ObjectSet) -> impl Iterator<Item = (Name, &Name)> {
 /// What the names of Secrets with groups' key pairs end with. None is a Secret of a manifest.
 const IDENTITY_SUFFIX: &str = ".replica.i2kit.dev";
 
-/// The name of the Secret with a group's key pair.
-fn identity(group: &str) -> String {
+/// The name of the Secret with a group's key pair, in the group's namespace.
+pub fn identity(group: &str) -> String {
     format!("{group}{IDENTITY_SUFFIX}")
 }
 
@@ -191,14 +191,16 @@ fn add_volumes(each: &mut StatefulSet, wish: &Replicated) {
     });
     let secret = identity(&each.meta.name.name);
     let file = |key: &str| {
-        let from = SecretKey { secret: secret.clone(), key: key.to_owned(), optional: false };
+        let optional = key == IDENTITY_FOUNDED;
+        let from = SecretKey { secret: secret.clone(), key: key.to_owned(), optional };
         VolumeFile {
             path: key.to_owned(),
             mode: PRIVATE,
             content: FileContent::Late(LateContent::Secret(from)),
         }
     };
-    let files = [IDENTITY_CERTIFICATE, IDENTITY_KEY].map(file).into();
+    // The cloud adds the last one once the group has had a state.
+    let files = [IDENTITY_CERTIFICATE, IDENTITY_KEY, IDENTITY_FOUNDED].map(file).into();
     let volume = |name: &str, source| Volume { name: name.to_owned(), source };
     each.template.spec.volumes.extend([
         volume(LOG_VOLUME, VolumeSource::Member),
@@ -350,8 +352,8 @@ fn reaches(rule: &Reachable, group: &Name, app_port: u16) -> bool {
         && ports.is_some_and(|ports| ports.iter().any(|ports| has(*ports, app_port)))
 }
 
-/// A rule of ingress that a manifest gives: what it allows of the application is allowed of the coordinator, and no port on
-/// which replicas talk to each other besides.
+/// A rule of ingress that a manifest gives: what it allows of the application is allowed of the coordinator, and neither the port
+/// on which replicas talk to each other besides, nor the one that changes the group.
 fn restrict(rule: Reachable, app_port: u16) -> Option<Reachable> {
     let Some(ports) = rule.ports else {
         return Some(Reachable { ports: Some(vec![tcp(FRONT_PORT), tcp(ADMIN_PORT)]), ..rule });
@@ -364,7 +366,7 @@ fn restrict(rule: Reachable, app_port: u16) -> Option<Reachable> {
         ];
         let own: Vec<PolicyPorts> =
             own.into_iter().filter(|(_, is_meant)| *is_meant).map(|(port, _)| tcp(port)).collect();
-        if own.is_empty() && !has(ports, PEER_PORT) {
+        if own.is_empty() && !has(ports, PEER_PORT) && !has(ports, CONTROL_PORT) {
             kept.push(ports);
         }
         kept.extend(own);

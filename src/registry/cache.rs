@@ -4,6 +4,7 @@
 //! is in use without a run, such as the layers under running virtual machines, the caller names in [`Keep`].
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{File, Metadata, TryLockError};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,12 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// What a name begins with between the decision to remove a folder and its last file.
 const REMOVED: &str = ".removed-";
+
+/// What the name of a template begins with while the local cloud makes it.
+const TEMPLATE_UNDER_WAY: &str = ".new-";
+
+/// One that is older was left by a process that was killed.
+const TEMPLATE_ABANDONED: Duration = Duration::from_mins(30);
 
 /// Something in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -113,6 +120,10 @@ pub fn list(root: &Path) -> Result<Vec<CacheEntry>, Error> {
             if sum::owner(&path).is_some_and(|file| file.exists()) {
                 continue;
             }
+            // Whoever makes one has no lock: it takes minutes.
+            if kind == CacheKind::Template && is_under_way(&path, &data) {
+                continue;
+            }
             entries.push(entry(path, kind, suffix, &data));
         }
     }
@@ -193,6 +204,14 @@ fn entry(path: PathBuf, kind: CacheKind, suffix: &str, data: &Metadata) -> Cache
     let record = std::fs::metadata(sum::record_path(&path)).and_then(|record| record.modified());
     let last_used = record.or_else(|_| data.modified()).unwrap_or(UNIX_EPOCH);
     CacheEntry { kind, name, path, bytes, last_used }
+}
+
+/// Whether this is a template that is being made.
+fn is_under_way(path: &Path, data: &Metadata) -> bool {
+    let is_named =
+        path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(TEMPLATE_UNDER_WAY));
+    let age = data.modified().map(|modified| now().duration_since(modified).unwrap_or_default());
+    is_named && age.is_ok_and(|age| age <= TEMPLATE_ABANDONED)
 }
 
 fn is_hex(name: &str) -> bool {
@@ -276,6 +295,27 @@ mod tests {
         assert_eq!(chosen(&entries, &all), [1, 0, 4]);
         let nothing_kept = PrunePolicy { max_bytes: Some(0), ..PrunePolicy::default() };
         assert_eq!(chosen(&entries, &nothing_kept), [1, 2, 3, 0, 4]);
+    }
+
+    #[test]
+    fn a_template_that_is_being_made_stays_and_one_that_was_left_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let made = |name: &str, age| {
+            let path = root.join("templates").join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("ram"), b"x").unwrap();
+            File::open(&path).unwrap().set_modified(now() - age).unwrap();
+            path
+        };
+        let (being, left) = (made(".new-a", Duration::from_mins(5)), made(".new-b", Duration::from_mins(31)));
+        let whole = made(&Digest::of(b"kind").hex(), Duration::ZERO);
+        let kinds: Vec<CacheKind> = list(root).unwrap().iter().map(|entry| entry.kind).collect();
+        assert_eq!(kinds, [CacheKind::Template, CacheKind::Leftover]);
+        prune(root, &PrunePolicy::default()).unwrap();
+        assert!(being.exists() && whole.exists() && !left.exists());
+        prune(root, &PrunePolicy { max_bytes: Some(0), ..PrunePolicy::default() }).unwrap();
+        assert!(being.exists() && !whole.exists());
     }
 
     #[test]

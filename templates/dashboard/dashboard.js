@@ -369,6 +369,7 @@ function groupView(id) {
         group.scaler && h("span", {}, `scaled by load between ${group.scaler.min} and ${group.scaler.max}: ${group.scaler.metrics.join(", ")}${group.scaler.failure ? ` (${group.scaler.failure})` : ""}`))),
     group.causes.length > 0 && card("Why it is not healthy", "", h("ul", {}, group.causes.map((cause) => h("li", {}, cause)))),
     card("Instances", plural(group.instances.length, "instance"), instancesTable(group)),
+    group.instances.some((instance) => instance.replica) && card("Replicas", "what each says of itself", replicasTable(group)),
     group.runs.length > 0 && card("Runs", "the newest first", runsTable(group)),
     h("div", { class: "two", "data-key": "two" },
       card("Rollouts", "the newest first", group.rollouts.length ? h("ol", { class: "timeline" }, group.rollouts.map((rollout) => rolloutItem(id, rollout)))
@@ -416,6 +417,19 @@ function instancesTable(group) {
       ...(addresses ? [h("span", { class: "mono" }, instance.address || "—")] : []),
     ]];
   }));
+}
+
+function replicasTable(group) {
+  const told = group.instances.filter((instance) => instance.replica);
+  const index = (value) => value === null ? "—" : value.toLocaleString("en");
+  return table(`Replicas of ${group.name}`, ["Replica", "Role", "Term", "Applied", "Behind", "Note"], told.map(({ id, name, replica }) => [id, [
+    h("strong", {}, name),
+    toned(replica.tone, replica.role),
+    index(replica.term),
+    index(replica.applied),
+    index(replica.behind),
+    replica.note || "—",
+  ]]));
 }
 
 const containers = (instance) => h("ul", { class: "containers" },

@@ -24,6 +24,7 @@ mod network;
 mod preview;
 mod reboot;
 mod replicated;
+mod replicated_data;
 mod rollout;
 mod scaling;
 mod secrets;

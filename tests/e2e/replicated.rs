@@ -1,5 +1,5 @@
 //! Replicated pods: an application that keeps its state in memory loses no write that was acknowledged, and executes none
-//! twice, whichever machine ends.
+//! twice, whichever machine ends and whoever leads.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,21 +18,68 @@ const CLIENTS: usize = 2;
 /// would catch up no faster than the others go on.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The replicas' own words about themselves, by name.
-fn replicas(world: &World) -> BTreeMap<String, Value> {
-    let output = world.i2kit(&["replicas", "counters", "--output", "json"]).run().stdout;
+/// The words of a group's replicas about themselves, by name.
+pub(crate) fn replicas(world: &World, group: &str) -> BTreeMap<String, Value> {
+    let output = world.i2kit(&["replicas", group, "--output", "json"]).run().stdout;
     let found: Vec<Value> = serde_json::from_str(&output).unwrap();
     found.into_iter().map(|one| (one["name"].as_str().unwrap().to_owned(), one["status"].clone())).collect()
 }
 
-/// The name of the leader, once all three replicas agree on one and vote.
-fn leader(world: &World) -> String {
+/// The name of a group's leader, once all three replicas agree on one and vote.
+pub(crate) fn leader(world: &World, group: &str) -> String {
     eventually("a leader that three replicas know", || {
-        let found = replicas(world);
+        let found = replicas(world, group);
         let leader = found.iter().find(|(_, status)| status["role"] == "leader")?;
         let follows = |status: &&Value| status["leader"] == leader.1["slot"] && status["waitsFor"].is_null();
         (found.values().filter(follows).count() == 3).then(|| leader.0.clone())
     })
+}
+
+/// The process of the machine of that name.
+pub(crate) fn machine(world: &World, group: &str, name: &str) -> u32 {
+    let group = world.group(group);
+    let found = group.members().find(|instance| instance.called() == name);
+    found.and_then(|instance| instance.pid).unwrap_or_else(|| panic!("no machine {name}"))
+}
+
+/// Moves the lead of the counters, and looks at what the verb refuses.
+fn move_the_lead(world: &World, from: &str) {
+    let to = if from == "counters-1" { 2 } else { 1 };
+    let (slot, leads) = (to.to_string(), format!("counters-{to} leads"));
+    eventually("the lead moved", || {
+        let output = world.command(&["replicas", "counters", "--lead", &slot]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        // A slot on a busy host may take longer to take over than anybody waits.
+        assert!(matches!(output.status.code(), Some(0 | 7)), "{said} {:?}", output.stderr);
+        (output.status.success() && said.starts_with(&leads)).then_some(())
+    });
+    assert_eq!(leader(world, "counters"), format!("counters-{to}"));
+    world
+        .i2kit(&["replicas", "counters", "--lead", &slot])
+        .prints(&format!("{leads} already, in term "))
+        .run();
+    world.i2kit(&["replicas", "counters", "--lead", "3"]).code(2).says("its slots are 0 to 2").run();
+    // Nothing is lost, and nobody is made to lose anything.
+    let refused = world.i2kit(&["replicas", "counters", "--recover", "--yes"]).code(7);
+    refused.says("cannot be recovered from any of its replicas").run();
+}
+
+/// What the environment's own pages say of the replicas, without a question to them.
+fn is_told(world: &World, leader: &str) {
+    eventually("a status with three replicas", || {
+        let status = world.i2kit(&["status"]).prints("REPLICA").run().stdout;
+        let lines = || status.lines().filter(|line| line.starts_with("counters-"));
+        let leads = lines().filter(|line| line.contains(" leader ")).collect::<Vec<_>>();
+        let is_it = matches!(leads[..], [line] if line.starts_with(leader));
+        (is_it && lines().filter(|line| line.contains(" follower ")).count() == 2).then_some(())
+    });
+    let text = world.i2kit(&["status", "--metrics"]).run().stdout;
+    let leads = format!("instance=\"{leader}\"}} 1");
+    assert!(
+        text.lines().any(|line| line.starts_with("i2kit_replica_leader{") && line.ends_with(&leads)),
+        "{text}"
+    );
+    world.i2kit(&["events", "counters"]).prints("LeaderElected").prints("Joined").run();
 }
 
 fn body(text: &str) -> &str {
@@ -116,7 +163,8 @@ fn acknowledged_writes_are_there_once_whichever_machine_ends_and_through_an_upda
     world.write_example("manifests/replicated.yaml", "replicated.yaml", &[]);
     world.i2kit(&["deploy", "replicated.yaml"]).run();
     let address = world.address("counters");
-    let first = leader(&world);
+    let first = leader(&world, "counters");
+    is_told(&world, &first);
     world.i2kit(&["replicas", "counters"]).prints("leader").prints("follower").run();
     world.i2kit(&["status", "counters"]).prints("REPLICA").prints("leader").run();
     world
@@ -126,17 +174,16 @@ fn acknowledged_writes_are_there_once_whichever_machine_ends_and_through_an_upda
         .run();
     let load = Load::start(&address);
     load.more(20);
+    move_the_lead(&world, &first);
+    load.more(20);
 
     // The leader's machine ends under load: another one leads, and its successor joins.
-    let of = |name: &str| {
-        let group = world.group("counters");
-        let found =
-            group.members().find(|instance| instance.called() == name).and_then(|instance| instance.pid);
-        found.unwrap_or_else(|| panic!("no machine {name}"))
-    };
-    kill(of(&first));
+    let first = leader(&world, "counters");
+    kill(machine(&world, "counters", &first));
     load.more(20);
-    assert_ne!(leader(&world), first, "it has a new machine, and another one leads since");
+    let next = leader(&world, "counters");
+    assert_ne!(next, first, "it has a new machine, and another one leads since");
+    is_told(&world, &next);
     load.more(20);
 
     // An update replaces one after the other, and replies otherwise: nobody is the odd one for that.
@@ -145,7 +192,11 @@ fn acknowledged_writes_are_there_once_whichever_machine_ends_and_through_an_upda
     world.i2kit(&["deploy", "replicated.yaml"]).run();
     load.more(20);
     let counts = load.end();
-    leader(&world);
+    leader(&world, "counters");
+    assert!(
+        world.group("counters").members().all(|member| !member.from_snapshot),
+        "each has a log of its own"
+    );
 
     // Each replica has the same, by its own application.
     for (number, count) in counts.iter().enumerate() {
@@ -153,7 +204,7 @@ fn acknowledged_writes_are_there_once_whichever_machine_ends_and_through_an_upda
         assert_eq!((answer.status, body(&answer.text).trim()), (200, count.to_string().as_str()));
     }
     let states = eventually("three replicas that have executed the same", || {
-        let states = replicas(&world);
+        let states = replicas(&world, "counters");
         let applied: Vec<u64> = states.values().filter_map(|status| status["applied"].as_u64()).collect();
         (applied.len() == 3 && applied.iter().all(|one| *one == applied[0])).then_some(states)
     });

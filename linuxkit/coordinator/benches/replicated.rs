@@ -244,7 +244,7 @@ fn main() {
     if let [_, mode, socket, port] = arguments.as_slice()
         && mode == "machine"
     {
-        let application = Application::new(port.parse().unwrap(), None);
+        let application = Application::new(port.parse().unwrap(), None, false);
         supervise(Path::new(socket), &application, &Arc::default());
         loop {
             std::thread::park();

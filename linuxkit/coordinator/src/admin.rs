@@ -207,6 +207,8 @@ mod tests {
             divergences: 0,
             log_bytes: 0,
             waits_for: None,
+            recoveries: 0,
+            has_quorum: true,
         }
     }
 

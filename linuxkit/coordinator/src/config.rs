@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use i2kit_spec::replica::{
-    ADMIN_PORT, FRONT_PORT, IDENTITY_MOUNT, LOG_MOUNT, PEER_PORT, POD_SOCKET, ReplicaConfig, STATE_MOUNT,
+    ADMIN_PORT, CONTROL_PORT, FRONT_PORT, IDENTITY_FOUNDED, IDENTITY_MOUNT, LOG_MOUNT, PEER_PORT, POD_SOCKET,
+    ReplicaConfig, STATE_MOUNT,
 };
 use serde::Deserialize;
 
@@ -19,6 +20,8 @@ pub(crate) struct Place {
     pub(crate) peer: SocketAddr,
     /// Where probes are.
     pub(crate) admin: SocketAddr,
+    /// Where what changes the group is asked for.
+    pub(crate) control: SocketAddr,
     /// Host and port of each slot, when they do not follow from the group's members.
     pub(crate) peers: Vec<String>,
     /// Folder of log and snapshots.
@@ -29,6 +32,8 @@ pub(crate) struct Place {
     pub(crate) state: PathBuf,
     /// The supervisor's socket.
     pub(crate) socket: PathBuf,
+    /// A file with milliseconds that are added to the machine's clock: a test steps it. None in a pod.
+    pub(crate) clock: Option<PathBuf>,
 }
 
 impl Default for Place {
@@ -38,11 +43,13 @@ impl Default for Place {
             front: any(FRONT_PORT),
             peer: any(PEER_PORT),
             admin: any(ADMIN_PORT),
+            control: any(CONTROL_PORT),
             peers: Vec::new(),
             log: LOG_MOUNT.into(),
             identity: IDENTITY_MOUNT.into(),
             state: STATE_MOUNT.into(),
             socket: POD_SOCKET.into(),
+            clock: None,
         }
     }
 }
@@ -56,6 +63,10 @@ pub(crate) struct Settings {
     pub(crate) slot: u32,
     /// Where everything is, with the addresses of all slots.
     pub(crate) place: Place,
+    /// Whether the group had a state before, as the host says.
+    pub(crate) was_founded: bool,
+    /// How often the group was recovered, as far as the host knew when the machine started.
+    pub(crate) recoveries: u64,
 }
 
 /// Why the coordinator cannot start.
@@ -110,7 +121,10 @@ impl Settings {
             )));
         }
         config.limits.check().map_err(ConfigError::Value)?;
-        Ok(Self { config, slot, place })
+        let founded = place.identity.join(IDENTITY_FOUNDED);
+        let was_founded = founded.exists();
+        let recoveries = std::fs::read_to_string(founded).map_or(0, |text| text.trim().parse().unwrap_or(0));
+        Ok(Self { config, slot, place, was_founded, recoveries })
     }
 
     /// How long a request may wait for its order and its execution.
@@ -148,6 +162,21 @@ mod tests {
             (limits.body_bytes, limits.reply_bytes, limits.deadline),
             (MAX_BODY, MAX_REPLY, MAX_DEADLINE)
         );
+    }
+
+    #[test]
+    fn the_host_says_whether_there_was_a_state_and_how_often_it_was_recovered() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = serde_json::json!({"identity": folder.path()}).to_string();
+        let told = || {
+            let settings = Settings::parse(Some(GROUP), Some("db-0"), Some(&place)).unwrap();
+            (settings.was_founded, settings.recoveries)
+        };
+        assert_eq!(told(), (false, 0));
+        for (text, recoveries) in [("3", 3), ("0", 0), ("yes", 0), ("", 0)] {
+            std::fs::write(folder.path().join(IDENTITY_FOUNDED), text).unwrap();
+            assert_eq!(told(), (true, recoveries), "{text}");
+        }
     }
 
     #[test]

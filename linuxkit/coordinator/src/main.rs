@@ -7,24 +7,29 @@
 //! 2. [`node`], [`node_tasks`], [`node_service`]: a request of a client, and what goes on all the time.
 //! 3. [`order`] and [`log`]: how commands are ordered and kept. [`wire`]: how replicas talk.
 //! 4. [`machine`]: what happens to a command that is ordered. [`state`]: how the application is handled.
-//! 5. [`front`], [`admin`], [`metrics`]: clients, probes, figures. [`member`], [`node_members`], [`node_snapshots`]: first start, new replicas.
+//! 5. [`front`], [`admin`], [`metrics`], [`control`]: clients, probes, figures, what changes the group. [`member`], [`node_members`], [`node_snapshots`]: first start, new replicas.
 
 mod admin;
 mod command;
 mod config;
+mod control;
 mod front;
+mod lock;
 mod log;
 mod machine;
 mod member;
 mod memory;
 mod metrics;
 mod node;
+mod node_control;
 mod node_members;
+mod node_quorum;
 mod node_run;
 mod node_service;
 mod node_snapshots;
 mod node_status;
 mod node_tasks;
+mod node_tells;
 mod order;
 mod report;
 mod silent;

@@ -226,6 +226,8 @@ mod tests {
             divergences: 0,
             log_bytes: 4096,
             waits_for: None,
+            recoveries: 0,
+            has_quorum: true,
         };
         let text = metrics.document(&status);
         let lines: Vec<&str> = text.lines().collect();

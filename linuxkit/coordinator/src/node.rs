@@ -1,7 +1,7 @@
 //! One replica: its parts, and the requests of its clients.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,17 +13,18 @@ use tokio::time::Instant;
 
 use crate::command::{Command, MAX_KEY_BYTES};
 use crate::config::Settings;
-use crate::front::{Entry, Framer, Outcome, Request};
+use crate::front::{Entry, Framer, Outcome, ReplyProgress, Request};
+use crate::lock::lock;
 use crate::log::Log;
 use crate::machine::executor::{Handle, Shared};
 use crate::machine::incoming::Incoming;
 use crate::machine::waiting::Done;
+use crate::member::fence::Fence;
 use crate::metrics::Metrics;
 use crate::order::handle::Order;
 use crate::order::propose::Queue;
 use crate::order::raft::Slots;
 use crate::order::timing::Timing;
-use crate::wire::frame::Hello;
 
 /// Connections to the application that are kept for reads.
 const MAX_IDLE: usize = 32;
@@ -39,6 +40,7 @@ pub(crate) struct Node {
     pub(crate) settings: Settings,
     pub(crate) timing: Timing,
     pub(crate) log: Log,
+    pub(crate) fence: Arc<Fence>,
     pub(crate) order: Order,
     pub(crate) slots: Slots,
     pub(crate) executor: Handle,
@@ -69,11 +71,6 @@ pub(crate) struct Node {
     pub(crate) idle: Mutex<Vec<(u64, TcpStream)>>,
 }
 
-/// A lock whose holders do not panic half-way.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Nobody waits for a command any more when this is dropped: the client got its reply, or is gone.
 struct Forget<'a>(&'a Node, u64);
 
@@ -84,9 +81,13 @@ impl Drop for Forget<'_> {
 }
 
 impl Node {
-    /// What is said to other replicas.
-    pub(crate) fn hello(&self) -> Hello {
-        hello(&self.settings, &self.log)
+    /// This machine's clock, in milliseconds of Unix time. Only a first guess of agreed time, and a leader's proposal.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        let millis = now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000);
+        let step = self.settings.place.clock.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+        let step = step.and_then(|step| step.trim().parse::<i64>().ok()).unwrap_or(0);
+        u64::try_from(millis.saturating_add(step)).unwrap_or(0)
     }
 
     /// The index at which this replica's replies differ from a majority's.
@@ -133,7 +134,7 @@ impl Node {
             return self.error(Outcome::NotDone, "the Idempotency-Key is longer than 255 bytes");
         }
         let deadline = self.settings.deadline();
-        let Some((command, receiver)) = self.shared.waiting.add(request, deadline, now_ms()) else {
+        let Some((command, receiver)) = self.shared.waiting.add(request, deadline, self.now_ms()) else {
             return self.error(Outcome::NotDone, "too many requests wait at this replica; try again later");
         };
         let _forget = Forget(self, command.seq);
@@ -206,10 +207,10 @@ impl Node {
         };
         stream.write_all(&request.bytes).await.map_err(|_| None)?;
         let shape = self.framer.shape(&request.bytes);
-        let mut buffer = BytesMut::with_capacity(4096);
+        let (mut buffer, mut progress) = (BytesMut::with_capacity(4096), ReplyProgress::default());
         let mut memory = self.shared.memory.begin();
         loop {
-            match self.framer.reply(&mut buffer, shape, &self.settings.config.limits) {
+            match self.framer.reply(&mut progress, &mut buffer, shape, &self.settings.config.limits) {
                 Ok(Some(reply)) => {
                     let mut idle = lock(&self.idle);
                     if !reply.close && buffer.is_empty() && idle.len() < MAX_IDLE {
@@ -243,18 +244,6 @@ impl Entry for Node {
             self.read_here(&request).await
         }
     }
-}
-
-/// What is said to other replicas.
-pub(crate) fn hello(settings: &Settings, log: &Log) -> Hello {
-    Hello { group: settings.config.group.clone(), id: log.id(), slot: settings.slot, empty: log.is_empty() }
-}
-
-/// This machine's clock, in milliseconds of Unix time. Only a first guess of agreed time, and a leader's proposal.
-pub(crate) fn now_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let millis = now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000);
-    u64::try_from(millis).unwrap_or(0)
 }
 
 /// A number by chance that is not 0.

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::lock::lock;
 use crate::member::{Seen, Step, decide};
-use crate::node::{Node, lock};
+use crate::node::Node;
 use crate::order::handle::ViewRole;
 use crate::order::messages::{Joined, Message};
 use crate::wire::frame::Kind;
-use crate::wire::link::Link;
+use crate::wire::link::{Greeter as _, Link};
 
 /// Between two attempts to become a member.
 const JOINS: Duration = Duration::from_millis(300);
@@ -25,6 +26,7 @@ impl Node {
     /// Becomes a member, for as long as this replica is none.
     pub(crate) async fn become_member(self: Arc<Self>) {
         let mut view = self.order.view();
+        let mut refuses = false;
         loop {
             let is_voter = |members: &crate::log::Members| {
                 members.configs.iter().flatten().any(|id| *id == self.log.id())
@@ -38,6 +40,15 @@ impl Node {
                 continue;
             }
             let waits_for = match decide(self.settings.slot, &self.seen()) {
+                Step::Found(_) if self.settings.was_founded => {
+                    if !std::mem::replace(&mut refuses, true) {
+                        crate::report!(
+                            "no replica has a log, and the group had a state before: no new group is founded. Give a slot its earlier disk; or begin with an empty \
+                             state: destroy the group with its volumes, and deploy it anew"
+                        );
+                    }
+                    Some("a replica that has the group's log: all disks are empty, and the group had a state before".to_owned())
+                }
                 Step::Found(members) => {
                     crate::report!(
                         "no replica has a log: a new group of {} begins, with an empty state",
@@ -60,7 +71,7 @@ impl Node {
     }
 
     fn seen(&self) -> Vec<Option<Seen>> {
-        let me = self.hello();
+        let me = self.fence.hello();
         let seen = |slot: u32, link: &Option<Link>| match link {
             Some(link) => {
                 link.connected().map(|connected| connected.hello).filter(|hello| hello.slot == slot)

@@ -1,29 +1,44 @@
 //! What a replica answers other replicas.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use i2kit_spec::replica::Integrity;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::command::Command;
+use crate::lock::lock;
 use crate::machine::digests::Claim;
-use crate::node::{Node, lock};
+use crate::member::fence::Fence;
+use crate::node::Node;
 use crate::order::handle::ViewRole;
-use crate::order::messages::{Message, Part};
+use crate::order::messages::{Message, Part, Surveyed};
 use crate::wire::frame::{Hello, Kind};
+use crate::wire::link::Greeter;
 use crate::wire::service::{Answer, Service};
 
-/// The service of a replica's port for others.
-pub(crate) struct Peers(pub(crate) Arc<Node>);
+/// The service of a replica's port for others. It says who the replica is from the beginning, and answers once it runs.
+pub(crate) struct Peers {
+    pub(crate) fence: Arc<Fence>,
+    pub(crate) node: watch::Receiver<Option<Arc<Node>>>,
+}
 
-impl Service for Peers {
+impl Greeter for Peers {
     fn hello(&self) -> Hello {
-        self.0.hello()
+        self.fence.hello()
     }
 
+    fn meets(&self, other: &Hello) -> io::Result<()> {
+        self.fence.meets(other)
+    }
+}
+
+impl Service for Peers {
     fn notice(&self, from: &Hello, kind: Kind, mut body: Bytes) {
-        let node = &self.0;
+        let Some(node) = self.node.borrow().clone().filter(|node| node.fence.era() == from.era) else {
+            return;
+        };
         match kind {
             Kind::Forward => {
                 if !node.leads() {
@@ -44,8 +59,13 @@ impl Service for Peers {
     }
 
     fn call(&self, from: Arc<Hello>, kind: Kind, body: Bytes) -> Answer {
-        let node = self.0.clone();
+        let mut node = self.node.clone();
         Box::pin(async move {
+            let node = node.wait_for(Option::is_some).await.ok()?.clone()?;
+            // What was said on a connection of before a recovery is of no worth behind it.
+            if node.fence.era() != from.era {
+                return None;
+            }
             match kind {
                 Kind::ReadIndex => {
                     let (sender, receiver) = oneshot::channel();
@@ -62,6 +82,7 @@ impl Service for Peers {
                     }
                     Some(node.join(id, from.slot).await.encode())
                 }
+                Kind::Survey => Some(Surveyed { leads: node.leads(), last: node.log.last() }.encode()),
                 _ => node.order.answer(kind, body).await,
             }
         })

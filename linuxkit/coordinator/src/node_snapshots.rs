@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use i2kit_spec::replica::State;
+use tokio::time::Instant;
 
 use crate::log::Options;
 use crate::machine::incoming::Incoming;
 use crate::machine::snapshot;
 use crate::node::Node;
+use crate::node_tasks::HANDS_OVER;
 use crate::order::messages::{Message, Part, PartAnswer};
 use crate::order::raft::KEPT_ENTRIES;
 
@@ -56,6 +58,7 @@ impl Node {
     /// more. A replica whose disk is full would end, and with it the others, one after the other.
     pub(crate) async fn watch_disk(self: Arc<Self>) {
         let spare = Options::spare(self.settings.config.limits.log_bytes.0);
+        let mut handed_over: Option<Instant> = None;
         loop {
             let folder = self.settings.place.log.clone();
             let free = tokio::task::spawn_blocking(move || snapshot::free(&folder)).await;
@@ -65,6 +68,12 @@ impl Node {
                     "the disk of the log {}",
                     if is_full { "is nearly full: nothing is ordered here" } else { "has room again" }
                 );
+            }
+            // Another's disk may have room.
+            let is_due = handed_over.is_none_or(|at| at.elapsed() > HANDS_OVER);
+            if is_full && is_due && self.leads() && self.settings.config.members.len() > 1 {
+                handed_over = Some(Instant::now());
+                drop(self.order.hand_over(self.log.id(), |_| true).await);
             }
             tokio::time::sleep(LOOKS).await;
         }

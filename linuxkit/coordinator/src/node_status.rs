@@ -2,7 +2,8 @@
 
 use i2kit_spec::replica::{MemberStatus, ReplicaStatus, Role};
 
-use crate::node::{Node, lock};
+use crate::lock::lock;
+use crate::node::Node;
 use crate::order::handle::ViewRole;
 
 impl Node {
@@ -43,6 +44,8 @@ impl Node {
             divergences,
             log_bytes: self.log.bytes(),
             waits_for: self.waits_for(joining, progress.life.is_some()),
+            recoveries: self.fence.era().number,
+            has_quorum: self.has_quorum(&view.members),
         }
     }
 

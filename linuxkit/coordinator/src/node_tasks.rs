@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::command::{Batch, Command};
+use crate::lock::lock;
 use crate::machine::digests::Claim;
-use crate::node::{Node, ReadQuestion, lock, now_ms};
+use crate::node::{Node, ReadQuestion};
 use crate::order::handle::ViewRole;
 use crate::order::messages::Message;
 use crate::wire::frame::Kind;
@@ -28,8 +29,8 @@ const MAX_PENDING: usize = 8 << 20;
 /// Between two looks whether they are written.
 const PENDING_PAUSE: Duration = Duration::from_millis(5);
 
-/// Between two attempts of a leader in quarantine to hand over.
-const HANDS_OVER: Duration = Duration::from_secs(5);
+/// Between two attempts to hand over of a leader in quarantine, or whose disk is full.
+pub(crate) const HANDS_OVER: Duration = Duration::from_secs(5);
 
 /// After so long without a commit a leader makes sure that a majority is there before it proposes: what is in its log may be
 /// committed later, when the clients were told otherwise.
@@ -106,7 +107,10 @@ impl Node {
         let mut confirmed: Option<Instant> = None;
         loop {
             let commands = self.queue.next(self.settings.deadline()).await;
-            while self.leads() && confirmed.is_none_or(|at| at.elapsed() > CONFIRMED) {
+            while self.leads()
+                && (confirmed.is_none_or(|at| at.elapsed() > CONFIRMED)
+                    || !self.has_quorum(&view.borrow().members))
+            {
                 if self.order.read_index(self.timing.round()).await.is_some() {
                     confirmed = Some(Instant::now());
                 } else {
@@ -131,7 +135,8 @@ impl Node {
             let claim = lock(&self.shared.digests).claims()[0].unwrap_or_default();
             self.metrics.proposed(commands.len() as u64);
             let proposer = self.shared.waiting.origin();
-            let batch = Batch { time: self.shared.waiting.time(now_ms()), claim, proposer, number, commands };
+            let batch =
+                Batch { time: self.shared.waiting.time(self.now_ms()), claim, proposer, number, commands };
             let Ok(committed) = self.order.propose(batch.encode()).await else { return };
             drop(batch);
             view.mark_unchanged();

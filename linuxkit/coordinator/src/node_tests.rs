@@ -11,8 +11,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::log::{Entry, EntryId, Members, Payload, Vote};
+use crate::member::era::Era;
 use crate::order::messages::{Joined, Message as _};
 use crate::wire::frame::{Hello, Kind};
+use crate::wire::link::Greeter;
 use crate::wire::service::{Answer, Service};
 
 /// Against hangs alone.
@@ -102,7 +104,7 @@ impl Group {
             "limits": {"bodyBytes": 1 << 20, "replyBytes": 8 << 20, "deadline": 5000, "logBytes": 1 << 30},
         });
         let place = serde_json::json!({
-            "front": free(), "peer": self.peers[slot], "admin": self.admins[slot],
+            "front": free(), "peer": self.peers[slot], "admin": self.admins[slot], "control": free(),
             "peers": self.peers.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
             "log": self.log(slot), "identity": self.folder.path(), "state": self.folder.path(), "socket": socket,
         });
@@ -173,14 +175,20 @@ async fn a_change_of_members_whose_leader_died_half_way_is_ended_by_the_next() {
 struct Joiner(u64);
 
 fn joiner(id: u64) -> Hello {
-    Hello { group: "shop/db".into(), id, slot: 2, empty: true }
+    Hello { group: "shop/db".into(), id, slot: 2, empty: true, era: Era::default() }
 }
 
-impl Service for Joiner {
+impl Greeter for Joiner {
     fn hello(&self) -> Hello {
         joiner(self.0)
     }
 
+    fn meets(&self, _: &Hello) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Service for Joiner {
     fn notice(&self, _: &Hello, _: Kind, _: Bytes) {}
 
     fn call(&self, _: Arc<Hello>, _: Kind, _: Bytes) -> Answer {
@@ -224,7 +232,7 @@ impl Drop for Machine {
 /// Asks the leader in `slot` to take the replica `id` in.
 async fn ask(group: &Group, slot: u32, id: u64) -> Joined {
     let address = group.peers[slot as usize].to_string();
-    let link = Link::start(address, &group.identity, Arc::new(move || joiner(id)));
+    let link = Link::start(address, &group.identity, Arc::new(Joiner(id)));
     while link.connected().is_none() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

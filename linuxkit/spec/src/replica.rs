@@ -53,11 +53,23 @@ pub const IDENTITY_KEY: &str = "tls.key";
 /// Key of the group's certificate, PEM, in its Secret, and name of its file.
 pub const IDENTITY_CERTIFICATE: &str = "tls.crt";
 
+/// Key of the group's identity Secret, and name of its file, that is there once the group has had a state: replicas that find no log
+/// anywhere found no group then. Its value is the number of recoveries that the host knows of, in decimal digits: a log of before the last
+/// one is out. Another value is no number, and says 0.
+pub const IDENTITY_FOUNDED: &str = "founded";
+
 /// TCP port of the replica for other replicas: mutual TLS 1.3.
 pub const PEER_PORT: u16 = 7311;
 
 /// TCP port of the coordinator's own HTTP server: `/readyz`, `/livez`, `/metrics`, `/replicas`.
 pub const ADMIN_PORT: u16 = 7312;
+
+/// TCP port of the coordinator for what changes the group itself: `POST /lead`, `GET` and `POST /recover`. Nothing but the computer that
+/// runs the machine has to reach it: it asks nobody who they are.
+pub const CONTROL_PORT: u16 = 7313;
+
+/// The longest body of a request at [`CONTROL_PORT`], in bytes.
+pub const MAX_CONTROL_BODY: usize = 4096;
 
 /// TCP port on which the coordinator takes the requests of clients; a Service's target port is rewritten to it.
 pub const FRONT_PORT: u16 = 7310;
@@ -267,6 +279,11 @@ pub enum PodRequest {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         env: BTreeMap<String, String>,
     },
+    /// Keeps what the replica says of itself, for those who ask for the pod's status.
+    Report {
+        /// What it says.
+        report: ReplicaReport,
+    },
 }
 
 /// The answer to a [`PodRequest`].
@@ -310,6 +327,111 @@ pub struct ReplicaStatus {
     pub log_bytes: u64,
     /// Why it is not ready, in words.
     pub waits_for: Option<String>,
+    /// How often the group was recovered from the loss of a majority, as its log says.
+    #[serde(default)]
+    pub recoveries: u64,
+    /// Whether it is connected with a majority of the voters that it knows, itself counted.
+    #[serde(default = "yes")]
+    pub has_quorum: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The body of `POST /lead` at [`CONTROL_PORT`] of the leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LeadRequest {
+    /// `NAMESPACE/NAME` of the StatefulSet.
+    pub group: String,
+    /// The slot that is to lead.
+    pub slot: u32,
+}
+
+/// The answer to `POST /lead`: who leads now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Led {
+    /// The slot that was asked for.
+    pub leader: u32,
+    /// Raft's term.
+    pub term: u64,
+}
+
+/// The answer at [`CONTROL_PORT`] when nothing was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Refused {
+    /// Why, and what to do.
+    pub error: String,
+    /// The slot of the leader, where that is the one to ask.
+    pub leader: Option<u32>,
+}
+
+/// The answer to `GET /recover` at [`CONTROL_PORT`]: what the group would be after a recovery from this replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Recovery {
+    /// `NAMESPACE/NAME` of the StatefulSet.
+    pub group: String,
+    /// The replica's slot.
+    pub slot: u32,
+    /// Identity of its log.
+    #[serde(with = "hex")]
+    pub id: u64,
+    /// Why the group cannot be recovered from this replica; nothing when it can.
+    pub refused: Option<String>,
+    /// Whether it is connected with a majority of the voters: the group goes on by itself then, and from no other replica.
+    pub has_quorum: bool,
+    /// Term of the last entry of its log.
+    pub term: u64,
+    /// Index of that entry: all up to it becomes the state of the group.
+    pub last: u64,
+    /// Index of the last entry that it knows to be committed.
+    pub committed: u64,
+    /// The voters that answer, this one among them, the newest log first.
+    pub survivors: Vec<Survivor>,
+    /// The slots of the voters that do not.
+    pub lost: Vec<u32>,
+    /// How often the group was recovered already.
+    pub recoveries: u64,
+}
+
+/// A voter that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Survivor {
+    /// Its slot.
+    pub slot: u32,
+    /// Identity of its log.
+    #[serde(with = "hex")]
+    pub id: u64,
+    /// Term of the last entry of its log.
+    pub term: u64,
+    /// Index of that entry.
+    pub last: u64,
+}
+
+/// The body of `POST /recover` at [`CONTROL_PORT`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RecoverRequest {
+    /// `NAMESPACE/NAME` of the StatefulSet.
+    pub group: String,
+    /// Identity of the log that the caller saw: it goes on, and no other.
+    #[serde(with = "hex")]
+    pub id: u64,
+}
+
+/// The answer to `POST /recover`: the coordinator begins anew as the only member of its group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Recovered {
+    /// How often the group was recovered, this time counted.
+    pub recoveries: u64,
+    /// Index of the last entry that is kept.
+    pub last: u64,
 }
 
 /// A member of the group.
@@ -325,6 +447,65 @@ pub struct MemberStatus {
     pub voter: bool,
     /// Index up to which the leader knows it to have the log; only the leader knows.
     pub matched: Option<u64>,
+}
+
+/// What a replica says of itself in the pod's status: what decides something, so that a host which waits for another status hears of
+/// each change at once, and how far it is, which changes without end. One of a later version may have more fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaReport {
+    /// What it is.
+    pub role: Role,
+    /// Raft's term.
+    pub term: u64,
+    /// The slot of the leader, when one is known.
+    pub leader: Option<u32>,
+    /// Whether it has a connection to a majority of the voters, itself among them.
+    pub has_quorum: bool,
+    /// How often the group was recovered from the loss of a majority.
+    pub recoveries: u64,
+    /// Index of the first entry whose replies differed from the others', when it is quarantined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diverged_at: Option<u64>,
+    /// Why it is not ready, in words; bounded by `status::cut_report`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
+    /// How far it is; nothing where only what decides something is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+}
+
+/// How far a replica is: indexes of entries of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// The last entry that is known to be committed.
+    pub committed: u64,
+    /// The last entry that its application has executed.
+    pub applied: u64,
+}
+
+impl ReplicaReport {
+    /// What decides something, without how far it is.
+    #[must_use]
+    pub fn decisive(&self) -> Self {
+        Self { progress: None, ..self.clone() }
+    }
+}
+
+impl From<&ReplicaStatus> for ReplicaReport {
+    fn from(status: &ReplicaStatus) -> Self {
+        Self {
+            role: status.role,
+            term: status.term,
+            leader: status.leader,
+            has_quorum: status.has_quorum,
+            recoveries: status.recoveries,
+            diverged_at: status.diverged_at,
+            waits_for: status.waits_for.clone(),
+            progress: Some(Progress { committed: status.committed, applied: status.applied }),
+        }
+    }
 }
 
 /// What a replica is.
@@ -380,5 +561,18 @@ mod tests {
         for (word, limits) in wrong {
             assert!(limits.check().unwrap_err().starts_with(word), "{limits:?}");
         }
+    }
+
+    #[test]
+    fn a_report_is_made_of_a_status() {
+        let json = r#"{"slot":1,"id":"0000000000000007","role":"quarantined","term":3,"leader":0,"committed":9,"applied":8,"members":[],
+            "divergedAt":5,"divergences":1,"logBytes":4096,"waitsFor":"more"}"#;
+        let status: ReplicaStatus = serde_json::from_str(json).unwrap();
+        let report = ReplicaReport::from(&status);
+        assert_eq!((report.role, report.term, report.leader), (Role::Quarantined, 3, Some(0)));
+        assert_eq!((report.diverged_at, report.has_quorum, report.recoveries), (Some(5), true, 0));
+        assert_eq!(report.progress, Some(Progress { committed: 9, applied: 8 }));
+        assert_eq!(ReplicaReport { progress: None, ..report.clone() }, report.decisive());
+        assert_ne!(ReplicaReport { term: 4, ..report.clone() }.decisive(), report.decisive());
     }
 }

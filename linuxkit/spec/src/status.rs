@@ -9,7 +9,9 @@ pub mod wait;
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher as _};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::replica::ReplicaReport;
 
 /// Where the health port answers it.
 pub const PATH: &str = "/status";
@@ -36,15 +38,21 @@ pub struct PodStatus {
     /// What the whole machine uses; `None` of a guest that does not measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// What its replica says of itself; `None` of a pod that is not replicated, and before its coordinator has said anything.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
+    pub replica: Option<ReplicaReport>,
 }
 
 impl PodStatus {
-    /// A short text that is another one whenever something of the status is but what is used, which changes without end: the
-    /// tag of [`wait`]. It is the same in every process of one build.
+    /// A short text that is another one whenever something of the status is but what is used and how far its replica is, which
+    /// change without end: the tag of [`wait`]. It is the same in every process of one build.
     pub fn tag(&self) -> String {
         let mut decides = self.clone();
         decides.usage = None;
         decides.containers.iter_mut().for_each(|container| container.usage = None);
+        if let Some(replica) = &mut decides.replica {
+            replica.progress = None;
+        }
         let mut hasher = DefaultHasher::new();
         hasher.write(&serde_json::to_vec(&decides).unwrap_or_default());
         format!("{:016x}", hasher.finish())
@@ -157,6 +165,17 @@ pub struct ContainerStatus {
     pub usage: Option<Usage>,
 }
 
+/// Cuts the text of a replica's report to [`TEXT_BYTES`].
+pub fn cut_report(report: &mut ReplicaReport) {
+    report.waits_for.iter_mut().for_each(cut);
+}
+
+/// Reads a replica's report; one that cannot be read, such as one of another version, is none: the pod's status is worth more.
+fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ReplicaReport>, D::Error> {
+    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(value.and_then(|value| serde_json::from_value(value).ok()))
+}
+
 /// Cuts a text to [`TEXT_BYTES`], between characters.
 pub fn cut(text: &mut String) {
     cut_to(text, TEXT_BYTES);
@@ -177,6 +196,7 @@ pub(crate) fn cut_to(text: &mut String, bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replica::{Progress, Role};
 
     #[test]
     fn the_document_reads_back_and_says_what_is_waited_for() {
@@ -213,6 +233,7 @@ mod tests {
                 usage: Some(Usage { cpu_nanoseconds: 2_500_000_000, working_set_bytes: 4096 }),
             }],
             usage: None,
+            replica: None,
         };
         let json = serde_json::to_string(&status).unwrap();
         assert!(json.contains(r#""phase":{"name":"starting","waits":[{"for":"boot"},"#), "{json}");
@@ -246,6 +267,7 @@ mod tests {
             phase: PodPhase::Ready,
             containers: vec![container],
             usage: None,
+            replica: None,
         };
         let tag = before.tag();
         assert!(wait::is_tag(&tag), "{tag}");
@@ -260,6 +282,33 @@ mod tests {
         assert_ne!(change(&|after| after.boot_id.push('c')), tag);
         assert_ne!(change(&|after| after.containers[0].restarts = 1), tag);
         assert_ne!(change(&|after| after.containers[0].probe = Some("refused".into())), tag);
+        let report = |role, applied| ReplicaReport {
+            role,
+            term: 3,
+            leader: Some(0),
+            has_quorum: true,
+            recoveries: 0,
+            diverged_at: None,
+            waits_for: None,
+            progress: Some(Progress { committed: applied, applied }),
+        };
+        let of = |role, applied| change(&|after| after.replica = Some(report(role, applied)));
+        assert_eq!(of(Role::Follower, 1), of(Role::Follower, 9));
+        assert!(of(Role::Follower, 1) != tag && of(Role::Leader, 1) != of(Role::Follower, 1));
+    }
+
+    #[test]
+    fn a_report_of_a_replica_that_cannot_be_read_costs_no_status() {
+        let json = |replica: &str| {
+            format!(r#"{{"version":1,"bootId":"b","phase":{{"name":"ready"}},"containers":[]{replica}}}"#)
+        };
+        let read = |replica: &str| serde_json::from_str::<PodStatus>(&json(replica)).unwrap().replica;
+        let whole =
+            r#","replica":{"role":"leader","term":3,"leader":0,"hasQuorum":true,"recoveries":0,"more":1}"#;
+        assert_eq!(read(whole).map(|report| (report.role, report.term)), Some((Role::Leader, 3)));
+        for none in ["", r#","replica":null"#, r#","replica":7"#, r#","replica":{"role":"king","term":3}"#] {
+            assert_eq!(read(none), None, "{none}");
+        }
     }
 
     #[test]
@@ -270,5 +319,10 @@ mod tests {
         let mut short = "x".repeat(TEXT_BYTES);
         cut(&mut short);
         assert_eq!(short.len(), TEXT_BYTES);
+        let json = r#"{"role":"leader","term":3,"leader":0,"hasQuorum":true,"recoveries":0}"#;
+        let mut report: ReplicaReport = serde_json::from_str(json).unwrap();
+        report.waits_for = Some("x".repeat(100_000));
+        cut_report(&mut report);
+        assert!(report.waits_for.unwrap().len() <= TEXT_BYTES);
     }
 }

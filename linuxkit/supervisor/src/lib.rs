@@ -25,6 +25,7 @@ mod pod_socket;
 mod probe_state;
 mod prober;
 pub mod record;
+mod replica;
 mod request;
 mod server;
 mod shipper;

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::record::{ContainerState, Record};
+use crate::replica;
 use i2kit_container::cgroup;
 use i2kit_spec::status;
 use i2kit_sys::clock;
@@ -20,6 +21,7 @@ pub(crate) fn status(record: &Record) -> status::PodStatus {
         }
     }
     told.usage = usage_of_machine();
+    told.replica = replica::noted(record);
     told
 }
 

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::Duration;
 
-use i2kit_spec::replica::{MAX_POD_REQUEST, PodAnswer, PodRequest};
+use i2kit_spec::replica::{MAX_POD_REQUEST, PodAnswer, PodRequest, ReplicaReport};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::link::{Link, Order, Pipe};
@@ -38,6 +38,8 @@ pub(crate) enum Ask {
     Order { id: u64, order: Order, containers: Vec<String> },
     /// A program.
     Run { id: u64, container: String, command: Vec<String>, env: BTreeMap<String, String> },
+    /// What the replica says of itself is kept.
+    Report { id: u64, report: ReplicaReport },
     /// The end of that program.
     Kill { id: u64 },
     /// Nothing any more.
@@ -101,17 +103,19 @@ fn serve(stream: &UnixStream, outbox: &Outbox, inbox: &Receiver<Reply>) -> io::R
         Err(why) => return answer(stream, &PodAnswer::Refused(why)),
     };
     let id = outbox.id;
-    let (order, containers) = match request {
-        PodRequest::Stop { containers } => (Order::Stop, containers),
-        PodRequest::Start { containers } => (Order::Start, containers),
-        PodRequest::Freeze { containers } => (Order::Freeze, containers),
-        PodRequest::Thaw { containers } => (Order::Thaw, containers),
+    let asked = |order, containers| Ask::Order { id, order, containers };
+    let ask = match request {
+        PodRequest::Stop { containers } => asked(Order::Stop, containers),
+        PodRequest::Start { containers } => asked(Order::Start, containers),
+        PodRequest::Freeze { containers } => asked(Order::Freeze, containers),
+        PodRequest::Thaw { containers } => asked(Order::Thaw, containers),
+        PodRequest::Report { report } => Ask::Report { id, report },
         PodRequest::Run { container, command, env } => {
             outbox.ask(Ask::Run { id, container, command, env });
             return run(stream, outbox, inbox);
         }
     };
-    outbox.ask(Ask::Order { id, order, containers });
+    outbox.ask(ask);
     let said = match inbox.recv_timeout(ANSWER) {
         Ok(Reply::Ordered(None)) => PodAnswer::Done,
         Ok(Reply::Ordered(Some(failure))) => PodAnswer::Refused(failure),

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::link::{Link, Pipe, ToInit};
 use crate::pod_client::{self, Ask, Reply};
+use crate::replica;
 
 /// How many connections there are at once. There is one coordinator, which has one request under way and seldom two.
 const MAX_CLIENTS: usize = 8;
@@ -20,6 +21,8 @@ pub(crate) struct PodSocket {
     /// Where the replies to each request go.
     clients: BTreeMap<u64, Sender<Reply>>,
     next: u64,
+    /// Whether the replica has said something of itself since [`Self::take_news`].
+    has_news: bool,
 }
 
 /// The socket, once there is one.
@@ -50,7 +53,7 @@ impl PodSocket {
 
     /// Accepts who connects, and takes what is asked. Returns what PID 1 is to do.
     pub(crate) fn advance(&mut self) -> Vec<ToInit> {
-        let mut outgoing = Vec::new();
+        let (mut outgoing, mut reports) = (Vec::new(), Vec::new());
         let Some(open) = &self.open else { return outgoing };
         while self.clients.len() < MAX_CLIENTS
             && let Ok((stream, _)) = open.listener.accept()
@@ -72,11 +75,22 @@ impl PodSocket {
                 Ask::Run { id, container, command, env } => {
                     outgoing.push(ToInit::Run { id, container, command, env });
                 }
+                Ask::Report { id, report } => reports.push((id, report)),
                 Ask::Kill { id } => outgoing.push(ToInit::Kill { id }),
                 Ask::Gone { id } => drop(self.clients.remove(&id)),
             }
         }
+        for (id, report) in reports {
+            let noted = replica::note(report);
+            self.has_news |= noted.is_ok();
+            self.reply(id, Reply::Ordered(noted.err()));
+        }
         outgoing
+    }
+
+    /// Whether the pod's status may be another one, since this was asked.
+    pub(crate) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
     }
 
     /// Takes what came of an order.

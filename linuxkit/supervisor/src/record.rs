@@ -173,6 +173,7 @@ impl Record {
             phase: self.phase(),
             containers: self.containers.iter().map(ContainerRecord::status).collect(),
             usage: None,
+            replica: None,
         };
         let phase: Vec<&mut String> = match &mut status.phase {
             PodPhase::Starting { waits } => waits.iter_mut().filter_map(failure_of).collect(),

@@ -76,6 +76,7 @@ impl Server {
             }
             if ready.pod_socket {
                 self.outbox.extend(self.pod_socket.advance().into_iter().map(Outgoing::Own));
+                self.has_news |= self.pod_socket.take_news();
             }
             if self.has_news {
                 self.advance(&vec![false; self.connections.len()], now, &answer);

@@ -56,6 +56,22 @@ pub(in crate::cli) struct GroupArgs {
     pub name: String,
 }
 
+/// `replicas`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ReplicasArgs {
+    /// Group: NAME or NAMESPACE/NAME
+    pub name: String,
+    /// Move the lead to the replica of this slot; no command is lost
+    #[arg(long, value_name = "SLOT", conflicts_with = "recover")]
+    pub lead: Option<u32>,
+    /// Go on from the newest log that is left after the loss of a majority: acknowledged writes may be lost
+    #[arg(long)]
+    pub recover: bool,
+    /// Carry `--recover` out; without it, only what would be done is said
+    #[arg(long, requires = "recover")]
+    pub yes: bool,
+}
+
 /// `run`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RunArgs {

@@ -23,7 +23,8 @@ pub(super) use self::deployment::{
     RestartArgs, RollbackArgs, ScaleArgs, WaitArgs,
 };
 pub(super) use self::instances::{
-    ConsoleArgs, CpArgs, EventsArgs, ExecArgs, GroupArgs, LogsArgs, RunArgs, StatusArgs, TopArgs, TopOrder,
+    ConsoleArgs, CpArgs, EventsArgs, ExecArgs, GroupArgs, LogsArgs, ReplicasArgs, RunArgs, StatusArgs,
+    TopArgs, TopOrder,
 };
 pub(super) use self::local_cloud::LocalCloudVerb;
 pub(super) use self::manifests::{
@@ -106,8 +107,8 @@ pub(super) enum Verb {
     Status(StatusArgs),
     /// List events of groups and instances, oldest first
     Events(EventsArgs),
-    /// Show what the replicas of a replicated group say: leader, progress, members
-    Replicas(GroupArgs),
+    /// Show what the replicas of a replicated group say, move the lead, or recover a group that lost its majority
+    Replicas(ReplicasArgs),
     /// Show the processor and memory use of instances
     Top(TopArgs),
     /// Serve a page for a browser on this computer: groups, rollouts, instances, traffic, events, logs

@@ -370,6 +370,15 @@ fn the_fleet_and_the_lines_of_containers_are_followed() {
         let cart = fleet["groups"].as_array().unwrap().iter().find(|group| group["name"] == "cart").unwrap();
         assert_eq!((&cart["tone"], &cart["status"]), (&json!("warn"), &json!("rolled back")), "{cart}");
         assert_eq!(cart["rollouts"][0]["canRollBack"], true);
+        let orders =
+            fleet["groups"].as_array().unwrap().iter().find(|group| group["name"] == "orders").unwrap();
+        let replica = |at: usize| orders["instances"][at]["replica"].clone();
+        assert_eq!(
+            (&replica(0)["role"], &replica(0)["behind"], &replica(0)["tone"]),
+            (&json!("leader"), &json!(0), &json!("good"))
+        );
+        assert_eq!((&replica(1)["role"], &replica(1)["behind"]), (&json!("follower"), &json!(2)), "{orders}");
+        assert!(cart["instances"][0]["replica"].is_null());
         // Revision 2 runs, and 3 never served.
         assert_eq!((&cart["current"], &cart["earlier"]), (&json!(2), &json!(1)), "{cart}");
         assert_eq!(fleet["services"][0]["addresses"][0]["url"], "http://127.77.1.2/");

@@ -1,10 +1,12 @@
 //! What the page shows of a fleet, as a value: what the verbs print as tables, in words and numbers. Pure. Whatever a
 //! stranger wrote (names, reasons, messages) has its hidden characters made visible.
 
+use i2kit_spec::replica::{ReplicaReport, Role};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::traffic::{self, PortTraffic};
+use crate::cli::replicas::{self, Progress};
 use crate::cli::{addresses, output, status};
 use crate::manifest::api::Name;
 use crate::plan::cloud_event;
@@ -135,7 +137,23 @@ struct InstanceView<'f> {
     usage: Option<ResourceUsage>,
     /// What it may use: thousandths of processors, and bytes.
     limit: Option<ResourceUsage>,
+    /// Of a replicated group.
+    replica: Option<ReplicaView>,
     containers: Vec<ContainerView<'f>>,
+}
+
+/// What a replica says of itself.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReplicaView {
+    role: &'static str,
+    tone: Tone,
+    term: u64,
+    /// How far it is.
+    #[serde(flatten)]
+    progress: Progress,
+    /// What is wrong with it, or what it waits for.
+    note: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -358,7 +376,25 @@ fn instance<'f>(group: &'f InstanceGroup, instance: &'f Instance) -> InstanceVie
         restarts: instance.restarts(),
         usage: instance.usage.as_ref().map(InstanceUsage::pod),
         limit,
+        replica: instance.replica.as_ref().map(|report| replica(report, replicas::newest_of(group))),
         containers: containers.collect(),
+    }
+}
+
+/// A replica, where the newest entry that is known to be committed is `newest`.
+fn replica(report: &ReplicaReport, newest: u64) -> ReplicaView {
+    let tone = match report.role {
+        Role::Quarantined => Tone::Bad,
+        Role::Leader | Role::Follower if report.has_quorum && report.waits_for.is_none() => Tone::Good,
+        Role::Starting | Role::Learner => Tone::Busy,
+        Role::Leader | Role::Follower | Role::Candidate => Tone::Warn,
+    };
+    ReplicaView {
+        role: replicas::word(report.role),
+        tone,
+        term: report.term,
+        progress: Progress::of(report, newest),
+        note: replicas::complaint(report),
     }
 }
 

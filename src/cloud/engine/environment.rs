@@ -12,6 +12,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use i2kit_spec::replica::ReplicaReport;
 use i2kit_spec::{DEFAULT_GRACE_PERIOD, PodEnd};
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +119,9 @@ pub struct InstanceRecord {
     pub address6: Option<Ipv6Addr>,
     /// Its containers.
     pub containers: Vec<ContainerState>,
+    /// What its replica says of itself, without how far it is; of a replicated group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<ReplicaReport>,
 }
 
 /// A balancer.
@@ -170,6 +174,7 @@ impl InstanceRecord {
             address: None,
             address6: None,
             containers: Vec::new(),
+            replica: None,
         }
     }
 

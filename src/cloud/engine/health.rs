@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use i2kit_spec::Millis;
+use i2kit_spec::replica::COORDINATOR;
 use i2kit_spec::status::{self, PodPhase, PodStatus};
 
 use super::environment::InstanceRecord;
@@ -48,6 +49,13 @@ pub struct Known<'k> {
     pub closed_port: Option<u16>,
 }
 
+impl Known<'_> {
+    /// Whether the VM is a replica of a replicated group.
+    pub fn is_replica(&self) -> bool {
+        self.containers.iter().any(|name| name == COORDINATOR)
+    }
+}
+
 /// Takes over the outcome of a health check at the time `now`.
 pub fn judge(record: &mut InstanceRecord, outcome: CheckOutcome, known: &Known<'_>, now: u64) {
     let was_ready = !matches!(record.health, Health::Starting { .. });
@@ -71,6 +79,10 @@ pub fn judge(record: &mut InstanceRecord, outcome: CheckOutcome, known: &Known<'
         record.boot_id = Some(status.boot_id);
     }
     record.containers = containers(status.containers, known.containers);
+    record.replica = status.replica.filter(|_| known.is_replica()).map(|mut said| {
+        status::cut_report(&mut said);
+        said.decisive()
+    });
     // One a container, and one of the pod's own.
     let most = known.containers.len() + 1;
     match status.phase {
@@ -211,7 +223,26 @@ mod tests {
             phase,
             containers,
             usage: None,
+            replica: None,
         }))
+    }
+
+    #[test]
+    fn a_replica_says_what_it_is_and_no_other_guest_is_believed_that_it_is_one() {
+        let said = r#"{"role":"leader","term":3,"leader":0,"hasQuorum":true,"recoveries":0,
+            "waitsFor":"WORDS","progress":{"committed":9,"applied":8}}"#;
+        let said = said.replace("WORDS", &"x".repeat(100_000));
+        let CheckOutcome::Status(status) = says(PodPhase::Ready) else { panic!("a status") };
+        let status = PodStatus { replica: Some(serde_json::from_str(&said).unwrap()), ..*status };
+        for (coordinator, is_taken) in [(COORDINATOR, true), ("web", false)] {
+            let mut vm = record(Health::Healthy);
+            let known = Known { containers: &[coordinator.to_owned()], boot: BOOT, closed_port: None };
+            judge(&mut vm, CheckOutcome::Status(Box::new(status.clone())), &known, 5);
+            let kept = vm.replica.as_ref().map(|kept| (kept.term, kept.progress));
+            assert_eq!(kept, is_taken.then_some((3, None)), "how far it is changes without end");
+            let words = vm.replica.and_then(|kept| kept.waits_for).unwrap_or_default();
+            assert!(words.len() <= status::TEXT_BYTES);
+        }
     }
 
     fn not_ready(reason: &str) -> CheckOutcome {

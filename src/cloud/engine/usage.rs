@@ -144,6 +144,7 @@ mod tests {
             phase: PodPhase::Ready,
             containers: containers.iter().map(container).collect(),
             usage: None,
+            replica: None,
         }
     }
 

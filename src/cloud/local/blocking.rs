@@ -13,10 +13,24 @@ pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Does something that blocks on a thread of its own. Whoever stops waiting for it leaves it to end by itself.
+/// Does something that blocks, `task` by name, on a thread of its own. Whoever stops waiting for it leaves it to end by itself.
 pub(super) async fn apart<T: Send + 'static>(
+    task: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, CloudError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|panic| CloudError::Program { program: "qemu".into(), message: panic.to_string() })
+    done.map_err(|panic| CloudError::Program { program: task.into(), message: panic.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_named_after_its_task() {
+        assert_eq!(apart("addition", || 1 + 1).await.unwrap(), 2);
+        let error =
+            apart("addition", || panic!("no numbers")).await.map(|(): ()| ()).unwrap_err().to_string();
+        assert!(error.contains("addition: ") && error.contains("no numbers"), "{error}");
+    }
 }

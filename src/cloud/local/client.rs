@@ -27,11 +27,12 @@ use self::start::attended;
 use super::home::Home;
 use super::lock;
 use super::machine::secrets;
-use super::wire::{Applied, Apply, Console, Exec, Inspect, Logs, Replica};
+use super::wire::{Applied, Apply, Console, Exec, Inspect, Logs, OrderReplica, Replica};
 use crate::cloud::exec::{Command, Session};
 use crate::cloud::secret::Key;
 use crate::cloud::{
-    ByteStream, Cloud, CloudError, LogLine, LogQuery, LogStream, Materials, Scope, Updates, watch,
+    ByteStream, Cloud, CloudError, LogLine, LogQuery, LogStream, Materials, ReplicaAnswer, ReplicaOrder,
+    Scope, Updates, watch,
 };
 use crate::manifest::api::{Name, Secret};
 use crate::plan::act::{Act, PlannedAct};
@@ -260,6 +261,15 @@ impl Cloud for LocalCloud {
         }
         let asked = Replica { environment: self.environment.clone(), instance: instance.to_owned() };
         self.ask("/v1/replica", &asked, true).await
+    }
+
+    async fn order_replica(&self, instance: &str, order: &ReplicaOrder) -> Result<ReplicaAnswer, CloudError> {
+        if !start::exists(&self.home).await {
+            return Err(CloudError::not_found("VM", &instance));
+        }
+        let (environment, instance) = (self.environment.clone(), instance.to_owned());
+        self.ask("/v1/replica-order", &OrderReplica { environment, instance, order: order.clone() }, false)
+            .await
     }
 
     async fn console(&self, instance: &str) -> Result<ByteStream, CloudError> {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::exec::Command;
-use crate::cloud::{LogQuery, Scope};
+use crate::cloud::{LogQuery, ReplicaOrder, Scope};
 use crate::image::DiskImage;
 use crate::plan::act::{Act, PlannedAct};
 use crate::plan::fleet::Generation;
@@ -124,6 +124,17 @@ pub(super) struct Replica {
     pub(super) environment: String,
     /// The VM.
     pub(super) instance: String,
+}
+
+/// Something that a replica is to do for its group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OrderReplica {
+    /// The environment.
+    pub(super) environment: String,
+    /// The VM.
+    pub(super) instance: String,
+    /// What it is to do.
+    pub(super) order: ReplicaOrder,
 }
 
 /// A question for output.

@@ -97,6 +97,24 @@ metadata!(
     ]
 );
 
+/// Annotations of any pod template about its machines, with their meanings.
+pub(in crate::manifest) static MACHINE_ANNOTATIONS: &[(&str, &str)] = &[
+    (
+        "i2kit.dev/snapshot",
+        "`before-containers` (default) or `never`: whether machines of the local cloud start from a snapshot of one that was stopped \
+         before its containers",
+    ),
+    (
+        "i2kit.dev/spot",
+        "`true` or a percentage: all machines, or that share, are Spot instances; without effect on the local cloud",
+    ),
+    (
+        "i2kit.dev/on-demand-base",
+        "the number of machines on demand before the share of Spot counts; without effect on the local cloud",
+    ),
+    ("i2kit.dev/instance-types", "types of instance, separated by commas; without effect on the local cloud"),
+];
+
 /// Annotations of a StatefulSet's pod template that make its pods replicas of each other, with their meanings.
 pub(in crate::manifest) static POD_ANNOTATIONS: &[(&str, &str)] = &[
     (

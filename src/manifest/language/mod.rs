@@ -16,6 +16,6 @@ mod workload;
 
 pub(super) use field::{Choice, Class, Field, Switch, Table, Target, Text, Type};
 pub(super) use kinds::{KINDS, Kind, removed_in};
-pub(super) use meta::POD_ANNOTATIONS;
+pub(super) use meta::{MACHINE_ANNOTATIONS, POD_ANNOTATIONS};
 pub(super) use short::SHORT_FORM;
 pub(super) use workload::LIST;

@@ -1,6 +1,8 @@
 //! Replicated pods: what a group of replicas cannot be, and what the rest of the set must not ask of it. What its pod cannot have
 //! is in `replicated_pod.rs`.
 
+use i2kit_spec::replica::{ADMIN_PORT, CONTROL_PORT, FRONT_PORT, PEER_PORT};
+
 use super::document::Document;
 use super::services::selects;
 use super::{Set, finding};
@@ -12,8 +14,7 @@ use crate::manifest::tree::{Entry, Node, Resolved, Span, resolve};
 const COUNTS: [&str; 4] = ["1", "3", "5", "7"];
 
 /// The ports of the coordinator in each machine.
-const COORDINATOR_PORTS: [u16; 3] =
-    [i2kit_spec::replica::FRONT_PORT, i2kit_spec::replica::PEER_PORT, i2kit_spec::replica::ADMIN_PORT];
+const COORDINATOR_PORTS: [u16; 4] = [FRONT_PORT, PEER_PORT, ADMIN_PORT, CONTROL_PORT];
 
 impl Set<'_, '_> {
     /// Checks every group of replicas.
@@ -114,6 +115,21 @@ impl Set<'_, '_> {
                 "spec.updateStrategy.rollingUpdate.maxUnavailable",
                 message.to_owned(),
                 "write `maxUnavailable: 1`, or remove it",
+            );
+        }
+        let scaled = spec.at(&["persistentVolumeClaimRetentionPolicy", "whenScaled"]);
+        if let Some(scaled) = scaled.filter(|scaled| scaled.scalar() == Some("Delete")) {
+            let message = format!(
+                "`i2kit scale {} --replicas 0`, by which a group of replicas is changed, would delete its logs, and with them every \
+                 write that it has acknowledged",
+                document.name
+            );
+            self.refuse(
+                document,
+                (Code::ReplicatedRollout, scaled.span),
+                "spec.persistentVolumeClaimRetentionPolicy.whenScaled",
+                message,
+                "write `whenScaled: Retain`, or remove it",
             );
         }
     }
@@ -264,8 +280,7 @@ impl Set<'_, '_> {
         }
         for port in declared {
             if port.str("containerPort").is_some_and(is_coordinators) {
-                let message =
-                    "the coordinator of a replicated pod listens on ports 7310, 7311 and 7312".to_owned();
+                let message = "the coordinator of a replicated pod listens on ports 7310 to 7313".to_owned();
                 self.refuse(
                     document,
                     (Code::ReplicatedPorts, port.span),

@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Deref;
 
+use i2kit_spec::replica::ReplicaReport;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::api::Protocol;
@@ -105,6 +106,12 @@ pub struct Instance {
     pub pid: Option<u32>,
     /// The pod's containers, once the guest has reported them.
     pub containers: Vec<ContainerState>,
+    /// What its replica says of itself, of a replicated group. How far it is changes without end, and so is not watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<ReplicaReport>,
+    /// Whether its guest did not answer when it was asked last: what it said of its containers may be no more so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
     /// What it uses, where the cloud measures that; changes without end, and so is not watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<InstanceUsage>,

@@ -113,6 +113,7 @@ fn the_application_and_the_coordinators_other_ports_are_closed() {
         "[{port: http}]",
         "[{port: 8000, endPort: 9000}]",
         "[{port: 7311, endPort: 7311}, {port: 8080}]",
+        "[{port: 7313}, {port: 8080}]",
     ] {
         let spec = format!(
             "{{podSelector: {{matchLabels: {{app: db}}}}, policyTypes: [Ingress, Egress], \

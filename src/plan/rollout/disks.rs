@@ -1,11 +1,14 @@
 //! What a plan does to disks: those of claims and of members are made or grown, and never shrink; the verbs about one disk.
 
+use i2kit_spec::replica::LOG_VOLUME;
+
 use super::error::PlanError;
 use super::steps::{Before, Desired, GroupSpec, Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
 use crate::plan::fleet::{
-    Disk, DiskSpec, DiskTemplate, Fleet, GroupSettings, InstanceGroup, size, whole_size,
+    Disk, DiskOwner, DiskSpec, DiskTemplate, Fleet, GroupSettings, InstanceGroup, LaunchDisk, size,
+    whole_size,
 };
 
 /// The disks that should exist: those of claims, and those of the members of each group. A claim of a member's name is that
@@ -245,10 +248,17 @@ pub fn snapshot_disk(fleet: &Fleet, name: &Name, snapshot: &str) -> Result<Rollo
 /// Makes a disk's content that of a snapshot.
 ///
 /// # Errors
-/// There is no such disk or snapshot, or an instance has the disk.
+/// There is no such disk or snapshot, an instance has the disk, or it is the log of a replica.
 pub fn restore_disk(fleet: &Fleet, name: &Name, snapshot: &str) -> Result<RolloutPlan, PlanError> {
     let disk = find(fleet, name)?;
     known_snapshot(disk, snapshot)?;
+    if is_log(fleet, disk) {
+        let why = format!(
+            "it is the log of a replica, which would forget what it has promised to the others since: acknowledged writes could be \
+             lost; `i2kit volume rm {name}` and the deployment of its group give it an empty log, and it gets what the others have"
+        );
+        return Err(PlanError::Disk { disk: name.clone(), why });
+    }
     unused(fleet, disk, "be restored")?;
     let act = Act::RestoreDisk { disk: name.clone(), snapshot: snapshot.to_owned() };
     Ok(RolloutPlan::new(fleet, Intent::Disk, vec![act.into()]))
@@ -280,6 +290,20 @@ fn known_snapshot(disk: &Disk, snapshot: &str) -> Result<(), PlanError> {
     Err(PlanError::UnknownSnapshot { disk: disk.spec.name.clone(), snapshot: snapshot.to_owned(), known })
 }
 
+/// Whether a disk is the log of a replica, also of a group that is gone, or of one that nothing is known of but its name.
+fn is_log(fleet: &Fleet, disk: &Disk) -> bool {
+    let Some(DiskOwner { group, ordinal }) = &disk.spec.owner else {
+        let is_called =
+            disk.spec.name.name.strip_prefix(LOG_VOLUME).is_some_and(|rest| rest.starts_with('-'));
+        return disk.spec.is_found() && is_called;
+    };
+    let log = LaunchDisk::Member(LOG_VOLUME.to_owned()).name(group, Some(*ordinal));
+    let found = fleet.group(group);
+    let is_replicated =
+        found.is_none_or(|found| found.revisions.iter().any(|revision| revision.launch.replicas.is_some()));
+    disk.spec.name == log && is_replicated
+}
+
 /// No instance has the disk.
 fn unused(fleet: &Fleet, disk: &Disk, what: &str) -> Result<(), PlanError> {
     let Some(instance) = &disk.instance else { return Ok(()) };
@@ -302,6 +326,7 @@ mod tests {
     use crate::manifest::api::Strategy;
     use crate::oci::Digest;
     use crate::plan::example;
+    use crate::plan::fleet::{LaunchSpec, Revision, Snapshot};
     use crate::plan::image::ImageId;
     use crate::plan::rollout::rollout;
 
@@ -326,6 +351,44 @@ mod tests {
             cause: String::new(),
             prune: false,
         }
+    }
+
+    #[test]
+    fn the_log_of_a_replica_is_not_brought_back_to_what_it_was() {
+        let disk = |template: &str, owner: Option<DiskOwner>| {
+            let template = DiskTemplate { name: template.into(), ..example::disk() };
+            let spec = DiskSpec { owner, ..template.of(&name("db"), 1) };
+            let snapshots = vec![Snapshot { name: "before".into(), created: 0, size: spec.size }];
+            Disk { spec, created: 0, instance: None, used: None, snapshots }
+        };
+        let group = |replicas| {
+            let mut group = InstanceGroup::new(name("db"), set(example::disk()));
+            group.revisions = vec![Revision {
+                number: 1,
+                launch: LaunchSpec { replicas, ..example::launch(ImageId(Digest::of(b"1"))) },
+                created: 0,
+                cause: String::new(),
+                deployed: Some(1),
+            }];
+            group
+        };
+        let restored = |groups: Vec<InstanceGroup>, disk: Disk| {
+            let of = disk.spec.name.clone();
+            let fleet = Fleet { groups, disks: vec![disk], ..Fleet::default() };
+            restore_disk(&fleet, &of, "before").map(drop).map_err(|error| error.to_string())
+        };
+        let owner = || Some(DiskOwner { group: name("db"), ordinal: 1 });
+        for groups in [vec![group(Some(3))], vec![]] {
+            let why = restored(groups.clone(), disk("i2kit-log", owner())).unwrap_err();
+            assert!(why.contains("`i2kit volume rm i2kit-log-db-1`"), "{why}");
+            assert_eq!(restored(groups, disk("data", owner())), Ok(()));
+        }
+        // A disk that is called so, and is no replica's.
+        assert_eq!(restored(vec![group(None)], disk("i2kit-log", owner())), Ok(()));
+        assert_eq!(restored(vec![], disk("i2kit-log", None)), Ok(()));
+        let lost = disk("i2kit-log", None);
+        let spec = DiskSpec::found(lost.spec.name.clone(), lost.spec.size);
+        assert!(restored(vec![], Disk { spec, ..lost }).is_err(), "its record was lost");
     }
 
     #[test]

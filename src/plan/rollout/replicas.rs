@@ -1,5 +1,5 @@
 //! The number of a replicated group's machines, which each of them knows: it changes only where none of them runs, and the log of a
-//! group outlives its machines. One rule for deployments and rollbacks.
+//! group outlives its machines. One rule for deployments and rollbacks, and which sizes a replicated group can have.
 
 use super::error::PlanError;
 use super::steps::Desired;
@@ -32,7 +32,12 @@ pub(super) fn stay(group: &InstanceGroup, wanted: Option<u32>) -> Result<(), Pla
         replicas.map_or("machines that are no replicas".to_owned(), |count| format!("{count} replicas"))
     };
     let name = &group.name;
-    let advice = if grows {
+    let advice = if grows && deletes(group) {
+        format!(
+            "its StatefulSet says `whenScaled: Delete`, so that `i2kit scale` would delete its disks: deploy it as it is with \
+             `whenScaled: Retain`, then `i2kit scale {name} --replicas 0`, and then deploy this"
+        )
+    } else if grows {
         format!("end its machines first, `i2kit scale {name} --replicas 0`, and then deploy it")
     } else {
         format!(
@@ -44,15 +49,41 @@ pub(super) fn stay(group: &InstanceGroup, wanted: Option<u32>) -> Result<(), Pla
     Err(PlanError::Replicas { group: name.clone(), why })
 }
 
+/// Whether `group`, of which revision `to` runs, may be given that many machines: where they are replicas, none or as many as they
+/// know of; and none only where their logs outlive them.
+pub(super) fn resize(group: &InstanceGroup, to: u32, size: u32) -> Result<(), PlanError> {
+    let Some(count) = group.revision(to).and_then(|revision| revision.launch.replicas) else { return Ok(()) };
+    let name = &group.name;
+    let why = match size {
+        0 if deletes(group) => {
+            "its StatefulSet says `whenScaled: Delete`, so that its logs, and all that it has acknowledged, would be deleted with its \
+             machines: deploy it with `whenScaled: Retain` first"
+                .to_owned()
+        }
+        0 => return Ok(()),
+        _ if size == count => return Ok(()),
+        _ => format!(
+            "its machines know that they are {count}: `i2kit scale {name} --replicas {count}` starts them; for another number \
+             `i2kit scale {name} --replicas 0`, then change `replicas` in its manifest and deploy it"
+        ),
+    };
+    Err(PlanError::Replicas { group: name.clone(), why })
+}
+
+/// Whether the disks of members that go when the group shrinks are deleted.
+fn deletes(group: &InstanceGroup) -> bool {
+    group.settings.stateful.as_ref().is_some_and(|stateful| stateful.delete_when_scaled)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::manifest::api::{Name, Strategy};
     use crate::oci::Digest;
     use crate::plan::example;
-    use crate::plan::fleet::{Instance, LaunchSpec, Revision};
+    use crate::plan::fleet::{Instance, LaunchSpec, Revision, StatefulSettings};
     use crate::plan::image::ImageId;
-    use crate::plan::rollout::{GroupSpec, rollback};
+    use crate::plan::rollout::{GroupSpec, rollback, scale};
 
     fn launch(replicas: Option<u32>) -> LaunchSpec {
         LaunchSpec { replicas, ..example::launch(ImageId(Digest::of(b"1"))) }
@@ -123,6 +154,37 @@ mod tests {
         let mut ended = group(&[None, Some(3)], &[1, 2]);
         ended.instances[0].state = InstanceState::Ended;
         assert_eq!(deployed(ended, Some(3)), Ok(()));
+    }
+
+    /// The same group, whose StatefulSet says `whenScaled: Delete`.
+    fn deleting(mut group: InstanceGroup) -> InstanceGroup {
+        let stateful = example::stateful(vec![example::disk()]);
+        group.settings.stateful = Some(StatefulSettings { delete_when_scaled: true, ..stateful });
+        group
+    }
+
+    #[test]
+    fn a_replicated_group_is_scaled_to_nothing_and_back_and_never_so_that_its_logs_go() {
+        let scaled = |group: InstanceGroup, size| {
+            let name = group.name.clone();
+            let fleet = Fleet { groups: vec![group], ..Fleet::default() };
+            scale(&fleet, &name, size).map(drop).map_err(|error| error.to_string())
+        };
+        let three = || group(&[Some(3)], &[1, 1, 1]);
+        assert_eq!(scaled(three(), 0), Ok(()));
+        assert_eq!(scaled(group(&[Some(3)], &[]), 3), Ok(()), "as many as its manifest says");
+        for size in [1, 2, 5] {
+            let why = scaled(three(), size).unwrap_err();
+            let (nothing, change) = ("i2kit scale db --replicas 0", "change `replicas` in its manifest");
+            assert!(why.contains(nothing) && why.contains(change), "{why}");
+        }
+        let why = scaled(deleting(three()), 0).unwrap_err();
+        assert!(why.contains("with `whenScaled: Retain` first"), "{why}");
+        assert_eq!(scaled(deleting(group(&[Some(3)], &[])), 3), Ok(()));
+        // Where they are no replicas, the plan has a note.
+        assert_eq!(scaled(deleting(group(&[None], &[1, 1])), 0), Ok(()));
+        let why = deployed(deleting(three()), Some(5)).unwrap_err();
+        assert!(why.contains("deploy it as it is with `whenScaled: Retain`"), "{why}");
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub fn scale(fleet: &Fleet, group: &Name, replicas: u32) -> Result<RolloutPlan, 
         return Err(PlanError::Job { group: group.clone() });
     }
     let to = found.heading().ok_or_else(|| PlanError::NothingRuns { group: group.clone() })?;
+    replicas::resize(found, to, replicas)?;
     // A refresh under way may lead back to the revision that it leaves.
     let back = found.active_refresh().and_then(|refresh| refresh.from);
     let runs =

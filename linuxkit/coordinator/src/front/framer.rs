@@ -9,7 +9,7 @@ use i2kit_spec::replica::{Framing, Limits};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::http::{self, Http};
-use super::types::{Agreed, Inbound, Outcome, Progress, Refusal, Reply, ReplyError, Shape};
+use super::types::{Agreed, Inbound, Outcome, Progress, Refusal, Reply, ReplyError, ReplyProgress, Shape};
 use super::{http_reply, plain, resp};
 
 /// How the requests and replies of one group are framed.
@@ -78,20 +78,26 @@ impl Framer {
         }
     }
 
-    /// Takes the next reply of the application from the front of `buffer`; none while it is not whole.
+    /// Takes the next reply of the application from the front of `buffer`; none while it is not whole. `progress` is the buffer's own: it
+    /// is set back with each reply and each error, and whoever empties the buffer sets it back too.
     pub(crate) fn reply(
         &self,
+        progress: &mut ReplyProgress,
         buffer: &mut BytesMut,
         shape: Shape,
         limits: &Limits,
     ) -> Result<Option<Reply>, ReplyError> {
         let most = usize::try_from(limits.reply_bytes.0).unwrap_or(usize::MAX);
-        match self {
-            Self::Http(http) => http_reply::reply(http, buffer, shape, most),
-            Self::Resp => resp::reply(buffer, shape, most),
-            Self::Lines => plain::line_reply(buffer, most),
+        let found = match self {
+            Self::Http(http) => http_reply::reply(http, progress, buffer, shape, most),
+            Self::Resp => resp::reply(progress, buffer, shape, most),
+            Self::Lines => plain::line_reply(progress, buffer, most),
             Self::Frames => plain::frame_reply(buffer, most),
+        };
+        if !matches!(found, Ok(None)) {
+            *progress = ReplyProgress::default();
         }
+        found
     }
 
     /// What a client gets in place of a reply of the application.

@@ -11,11 +11,11 @@ mod resp_commands;
 mod resp_words;
 mod serve;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 
 pub(crate) use framer::Framer;
 pub(crate) use serve::serve;
 #[cfg(test)]
 pub(crate) use types::Kind;
-pub(crate) use types::{Agreed, Entry, Outcome, Reply, ReplyError, Request, Shape};
+pub(crate) use types::{Agreed, Entry, Outcome, Reply, ReplyError, ReplyProgress, Request, Shape};

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::types::{Inbound, Kind, Progress, Refusal, Reply, ReplyError, Request};
+use super::types::{Inbound, Kind, Progress, Refusal, Reply, ReplyError, ReplyProgress, Request};
 
 /// Bytes of a frame's length.
 const PREFIX: usize = 4;
@@ -39,8 +39,13 @@ pub(super) fn frame(
 }
 
 /// The application's next line.
-pub(super) fn line_reply(buffer: &mut BytesMut, most: usize) -> Result<Option<Reply>, ReplyError> {
-    let end = buffer.iter().position(|byte| *byte == b'\n');
+pub(super) fn line_reply(
+    progress: &mut ReplyProgress,
+    buffer: &mut BytesMut,
+    most: usize,
+) -> Result<Option<Reply>, ReplyError> {
+    let end = buffer[progress.seen..].iter().position(|byte| *byte == b'\n').map(|end| progress.seen + end);
+    progress.seen = buffer.len();
     if end.unwrap_or(buffer.len()) > most {
         return Err(ReplyError::TooLong);
     }

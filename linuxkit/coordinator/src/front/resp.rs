@@ -6,7 +6,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::resp_commands::{Class, class, is_own};
 use super::resp_words::words;
-use super::types::{Inbound, Kind, Outcome, Progress, Refusal, Reply, ReplyError, Request, Shape};
+use super::types::{
+    Inbound, Kind, Outcome, Progress, Refusal, Reply, ReplyError, ReplyProgress, Request, Shape,
+};
 
 /// The longest line of a client: an inline command, or a length.
 const MAX_LINE: usize = 64 << 10;
@@ -96,7 +98,7 @@ fn inline(buffer: &mut BytesMut) -> Result<Option<Bytes>, Refusal> {
     Ok(Some(out.into()))
 }
 
-/// The words of a command that [`array`] or [`inline`] gave.
+/// The words of a command that [`array()`] or [`inline`] gave.
 fn words_of(command: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = number(command, b'*').ok().flatten().map_or(&[][..], |(_, line)| &command[line..]);
     std::iter::from_fn(move || {
@@ -180,70 +182,89 @@ pub(super) fn shape(request: &[u8]) -> Shape {
     }
     let mut replies = 0;
     let mut rest = request;
-    while let Ok(Some(length)) = value(rest) {
-        rest = &rest[length..];
+    loop {
+        let mut progress = ReplyProgress { left: 1, ..ReplyProgress::default() };
+        if !matches!(value(&mut progress, rest), Ok(true)) {
+            return Shape::Transaction(replies);
+        }
+        rest = &rest[progress.seen..];
         replies += 1;
     }
-    Shape::Transaction(replies)
 }
 
 /// Takes the next reply from the front of `buffer`; none while it is not whole. `most` is the longest.
-pub(super) fn reply(buffer: &mut BytesMut, shape: Shape, most: usize) -> Result<Option<Reply>, ReplyError> {
+pub(super) fn reply(
+    progress: &mut ReplyProgress,
+    buffer: &mut BytesMut,
+    shape: Shape,
+    most: usize,
+) -> Result<Option<Reply>, ReplyError> {
     let values = match shape {
         Shape::Transaction(replies) => replies.max(1),
         Shape::Plain | Shape::Head => 1,
     };
-    let (mut end, mut last) = (0, 0);
-    for _ in 0..values {
-        let Some(length) = value(&buffer[end..])? else {
+    while progress.values < values {
+        if progress.left == 0 {
+            (progress.left, progress.last) = (1, progress.seen);
+        }
+        if !value(progress, buffer)? {
             return if buffer.len() > most { Err(ReplyError::TooLong) } else { Ok(None) };
-        };
-        (last, end) = (end, end + length);
+        }
+        progress.values += 1;
     }
-    if end > most {
+    if progress.seen > most {
         return Err(ReplyError::TooLong);
     }
-    let bytes = buffer.split_to(end).freeze();
+    let bytes = buffer.split_to(progress.seen).freeze();
     let digest = xxh3_64(&bytes);
-    Ok(Some(Reply { bytes: bytes.slice(last..), digest, close: false }))
+    Ok(Some(Reply { bytes: bytes.slice(progress.last..), digest, close: false }))
 }
 
-/// Bytes of the value at the front; none while it is not whole.
-fn value(bytes: &[u8]) -> Result<Option<usize>, ReplyError> {
+/// Goes on with the value that `progress` is in, and says whether it is whole.
+fn value(progress: &mut ReplyProgress, bytes: &[u8]) -> Result<bool, ReplyError> {
     let malformed = |_| ReplyError::Malformed("a length of RESP is none");
-    let (mut at, mut left) = (0_usize, 1_usize);
-    while left > 0 {
-        let rest = &bytes[at.min(bytes.len())..];
-        left -= 1;
-        let length = match rest.first() {
-            None => return Ok(None),
-            Some(b'+' | b'-' | b':') => line(rest),
+    if bytes.len() < progress.wanted {
+        return Ok(false);
+    }
+    while progress.left > 0 {
+        let rest = bytes.get(progress.seen..).unwrap_or_default();
+        let (length, items) = match rest.first() {
+            None => return Ok(false),
+            Some(b'+' | b'-' | b':') => {
+                let length = line(rest, progress.line);
+                // The first half of its end may be the last byte.
+                progress.line = if length.is_some() { 0 } else { rest.len() - 1 };
+                (length, 0)
+            }
             Some(b'$') => match number(rest, b'$').map_err(malformed)? {
-                None => None,
+                None => (None, 0),
                 Some((size, line)) => {
-                    usize::try_from(size).map_or(Some(line), |size| size.checked_add(line + 2))
+                    let whole = |size: usize| size.saturating_add(line + 2);
+                    (Some(usize::try_from(size).map_or(line, whole)), 0)
                 }
             },
             Some(b'*') => {
                 let number = number(rest, b'*').map_err(malformed)?;
                 let items = number.map_or(0, |(items, _)| usize::try_from(items).unwrap_or(0));
-                left = left.saturating_add(items);
-                number.map(|(_, line)| line)
+                (number.map(|(_, line)| line), items)
             }
             Some(_) => return Err(ReplyError::Malformed("a value of RESP2 begins with + - : $ or *")),
         };
-        let Some(length) = length else { return Ok(None) };
-        at = at.saturating_add(length);
-        if at > bytes.len() {
-            return Ok(None);
+        let Some(length) = length else { return Ok(false) };
+        let end = progress.seen.saturating_add(length);
+        if end > bytes.len() {
+            progress.wanted = end;
+            return Ok(false);
         }
+        progress.seen = end;
+        progress.left = (progress.left - 1).saturating_add(items);
     }
-    Ok(Some(at))
+    Ok(true)
 }
 
-/// Bytes of a line with its end.
-fn line(bytes: &[u8]) -> Option<usize> {
-    bytes.windows(2).position(|pair| pair == b"\r\n").map(|end| end + 2)
+/// Bytes of a line with its end, of which the first `from` were looked at.
+fn line(bytes: &[u8], from: usize) -> Option<usize> {
+    bytes.get(from..)?.windows(2).position(|pair| pair == b"\r\n").map(|end| from + end + 2)
 }
 
 /// The number of a line that begins with `sign`, at least -1, and the bytes of the line; none while it is not whole.

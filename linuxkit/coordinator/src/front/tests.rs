@@ -4,7 +4,7 @@
 #[path = "tests/http.rs"]
 mod http;
 #[path = "../../../../tests/support/mutations.rs"]
-mod mutations;
+pub(crate) mod mutations;
 #[path = "tests/resp.rs"]
 mod resp;
 #[path = "tests/serving.rs"]
@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::Framer;
-use super::types::{Inbound, Kind, Progress, Refusal, Reply, ReplyError, Request, Shape};
+use super::types::{Inbound, Kind, Progress, Refusal, Reply, ReplyError, ReplyProgress, Request, Shape};
 
 /// Limits that a test meets without effort.
 fn limits() -> Limits {
@@ -63,11 +63,12 @@ fn request(framer: &Framer, stream: &[u8]) -> Request {
 /// All replies of a stream of the application, in pieces that end at `cuts`.
 fn replies(framer: &Framer, stream: &[u8], shape: Shape, cuts: &[usize]) -> Vec<Result<Reply, ReplyError>> {
     let (mut buffer, mut found, mut at) = (BytesMut::new(), Vec::new(), 0);
+    let mut progress = ReplyProgress::default();
     for end in cuts.iter().copied().chain([stream.len()]) {
         buffer.extend_from_slice(&stream[at..end]);
         at = end;
         loop {
-            match framer.reply(&mut buffer, shape, &limits()) {
+            match framer.reply(&mut progress, &mut buffer, shape, &limits()) {
                 Ok(None) => break,
                 Ok(Some(reply)) => found.push(Ok(reply)),
                 Err(error) => {
@@ -179,6 +180,36 @@ fn changed_replies_never_make_it_panic() {
             }
         });
         assert!(whole > 1000, "{framing:?}: only {whole} changed streams were replies");
+    }
+}
+
+/// A reply of some megabytes that comes in small pieces: looked at from its beginning with each piece, it would take hours.
+#[test]
+fn a_long_reply_in_many_pieces_is_looked_at_once() {
+    const BYTES: usize = 4 << 20;
+    let limits = Limits { reply_bytes: Size(16 << 20), ..Limits::default() };
+    let body = vec![b'a'; BYTES];
+    let chunks = b"4\r\naaaa\r\n".repeat(BYTES / 8);
+    let items = b"$4\r\naaaa\r\n".repeat(BYTES / 8);
+    let head = |header: &str| format!("HTTP/1.1 200 OK\r\n{header}\r\n\r\n").into_bytes();
+    let streams = [
+        (Framing::Http, [head(&format!("Content-Length: {BYTES}")), body.clone()].concat()),
+        (Framing::Http, [head("Transfer-Encoding: chunked"), chunks, b"0\r\n\r\n".to_vec()].concat()),
+        (Framing::Resp, [format!("${BYTES}\r\n").into_bytes(), body.clone(), b"\r\n".to_vec()].concat()),
+        (Framing::Resp, [format!("*{}\r\n", BYTES / 8).into_bytes(), items].concat()),
+        (Framing::Resp, [b"+".to_vec(), body.clone(), b"\r\n".to_vec()].concat()),
+        (Framing::Lines, [body.clone(), b"\n".to_vec()].concat()),
+        (Framing::FramesU32be, [&u32::try_from(BYTES).unwrap().to_be_bytes(), &body[..]].concat()),
+    ];
+    for (framing, stream) in streams {
+        let (framer, mut progress, mut buffer) = (framer(framing), ReplyProgress::default(), BytesMut::new());
+        let mut found = Vec::new();
+        for piece in stream.chunks(7) {
+            buffer.extend_from_slice(piece);
+            found.extend(framer.reply(&mut progress, &mut buffer, Shape::Plain, &limits).unwrap());
+        }
+        assert_eq!((found.len(), buffer.len(), progress), (1, 0, ReplyProgress::default()), "{framing:?}");
+        assert!(found[0].bytes.len() >= BYTES / 2, "{framing:?}");
     }
 }
 

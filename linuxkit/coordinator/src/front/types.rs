@@ -111,6 +111,42 @@ pub(crate) enum Shape {
     Transaction(usize),
 }
 
+/// What has been found of a reply that is still on its way, so that each of its bytes is looked at a bounded number of times, however
+/// it comes. It belongs to the buffer of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct ReplyProgress {
+    /// Bytes that were looked at and need not be looked at again; of HTTP, of the head, and then of the coded body.
+    pub(super) seen: usize,
+    /// Below so many bytes the reply is not whole.
+    pub(super) wanted: usize,
+    /// HTTP: bytes of the head, once that is whole.
+    pub(super) head: usize,
+    /// HTTP: how the body is coded, once the head is whole.
+    pub(super) coding: Coding,
+    /// HTTP: bytes of the body in the chunks that were seen.
+    pub(super) body: usize,
+    /// RESP: values of which the one that is looked at still consists.
+    pub(super) left: usize,
+    /// RESP: bytes of a line that were looked at.
+    pub(super) line: usize,
+    /// RESP: whole values.
+    pub(super) values: usize,
+    /// RESP: where the value begins that is looked at.
+    pub(super) last: usize,
+}
+
+/// How the end of an HTTP reply's body is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Coding {
+    /// The head is not whole.
+    #[default]
+    Unknown,
+    /// By its length.
+    Length(usize),
+    /// By its last chunk.
+    Chunked,
+}
+
 /// One whole reply of the application, as the client gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reply {

@@ -10,7 +10,8 @@ use super::group::{self, Damage};
 use super::places::{self, Contents, Places};
 use super::record::{Entry, EntryId, Record, Vote};
 use super::segment::{self, Maker};
-use super::writer::{Done, Position, Standing, Writer, lock};
+use super::writer::{Done, Position, Standing, Writer};
+use crate::lock::lock;
 use crate::metrics::Metrics;
 
 /// Entries that are kept in memory take at most about this: followers that keep up are served from here.
@@ -324,8 +325,14 @@ impl State {
         }
     }
 
-    /// Applies a record that was read at start.
-    fn replay(&mut self, record: &Record, last_ids: &mut VecDeque<EntryId>) -> Result<(), Damage> {
+    /// Applies a record that was read at start. `first` is the first entry that was found: what stands before it may be gone with its
+    /// segments, by a purge whose record comes later.
+    fn replay(
+        &mut self,
+        record: &Record,
+        last_ids: &mut VecDeque<EntryId>,
+        first: &mut Option<u64>,
+    ) -> Result<(), Damage> {
         match record {
             Record::Vote(vote) => self.vote = Some(*vote),
             Record::Committed(id) => {
@@ -353,8 +360,10 @@ impl State {
                 if self.purged.is_some_and(|purged| entry.id.index <= purged.index) {
                     return Ok(());
                 }
+                let is_first = first.is_none();
+                first.get_or_insert(entry.id.index);
                 match self.last {
-                    Some(last) if entry.id.index != last.index + 1 => {
+                    Some(last) if !is_first && entry.id.index != last.index + 1 => {
                         return Err(Damage::Hole { wanted: last.index + 1, found: entry.id.index });
                     }
                     _ => self.last = Some(entry.id),
@@ -420,6 +429,7 @@ fn recover(folder: &Path, id: u64, maker: &Maker) -> Result<Recovered, Damage> {
     let mut places = Places::new(folder);
     let mut standing = Standing::default();
     let mut last_ids = VecDeque::new();
+    let mut first = None;
     let mut next = None;
     let mut last = None;
     let numbers = segment::list(folder)?;
@@ -434,7 +444,7 @@ fn recover(folder: &Path, id: u64, maker: &Maker) -> Result<Recovered, Damage> {
         let scan = group::scan(&file, id, len, *number, |offset, group| {
             let mut contents = Contents::default();
             for record in group.records()? {
-                state.replay(&record, &mut last_ids)?;
+                state.replay(&record, &mut last_ids, &mut first)?;
                 contents.note(&record);
                 standing.note(&record);
             }
@@ -454,6 +464,10 @@ fn recover(folder: &Path, id: u64, maker: &Maker) -> Result<Recovered, Damage> {
         }
         next = Some(scan.next);
         last = Some((*number, scan.end));
+    }
+    let wanted = state.purged.map_or(0, |purged| purged.index + 1);
+    if let Some(found) = first.filter(|found| *found > wanted) {
+        return Err(Damage::Hole { wanted, found });
     }
     // Deleting what was purged may have been interrupted.
     if let Some(purged) = state.purged {

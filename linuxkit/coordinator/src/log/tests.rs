@@ -121,6 +121,46 @@ fn purged_segments_go_and_what_they_said_stays() {
     assert_eq!(all(&log), [entry(2, 101, "y")]);
 }
 
+/// A segment repeats at its start what was purged when it began, and the entries behind that may have gone since.
+#[test]
+fn a_log_that_was_purged_again_and_again_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut end = 0;
+    for (purged, more) in [(5, 17), (11, 10), (30, 13), (38, 1), (40, 9)] {
+        let log = open(&folder, 4, options()).unwrap();
+        for index in end..end + more {
+            append(&log, vec![entry(1, index, "x")]);
+        }
+        end += more;
+        wait(log.purge(entry(1, purged, "").id)).unwrap();
+        assert_eq!(log.purged(), Some(entry(1, purged, "").id));
+        drop(log);
+        let log = open(&folder, 4, options()).unwrap();
+        assert_eq!(log.last(), Some(entry(1, end - 1, "").id));
+        let found = all(&log);
+        assert_eq!(found.first().map(|entry| entry.id.index), Some(purged + 1));
+        assert_eq!(found.len() as u64, end - purged - 1);
+    }
+    // The same with a segment missing that no purge took.
+    fs::remove_file(&segments(folder.path())[0]).unwrap();
+    let refused = open(&folder, 4, options()).map(|_| ());
+    assert!(matches!(refused, Err(Damage::Hole { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_log_that_nobody_purged_and_that_lost_its_beginning_does_not_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder, 4, options()).unwrap();
+    for index in 0..20 {
+        append(&log, vec![entry(1, index, &"x".repeat(4 << 10))]);
+    }
+    drop(log);
+    assert_eq!(all(&open(&folder, 4, options()).unwrap()).len(), 20);
+    fs::remove_file(&segments(folder.path())[0]).unwrap();
+    let refused = open(&folder, 4, options()).map(|_| ());
+    assert!(matches!(refused, Err(Damage::Hole { wanted: 0, .. })), "{refused:?}");
+}
+
 #[test]
 fn memory_is_bounded_and_the_disk_has_the_rest() {
     let folder = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 use std::{fs, io};
 
@@ -15,6 +15,7 @@ use super::group;
 use super::places::{Contents, Places};
 use super::record::{EntryId, Record, Vote};
 use super::segment::{self, Maker};
+use crate::lock::lock;
 use crate::metrics::Metrics;
 
 /// Called when all records of a push are durable.
@@ -150,11 +151,6 @@ struct Thread {
     places: Arc<Mutex<Places>>,
     metrics: Arc<Metrics>,
     buffer: Vec<u8>,
-}
-
-/// A lock whose holders do not panic half-way.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Writer {

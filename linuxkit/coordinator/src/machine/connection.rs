@@ -10,14 +10,15 @@ use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::front::{Framer, Reply, ReplyError, Shape};
+use super::listeners::Listeners;
+use crate::front::{Framer, Reply, ReplyError, ReplyProgress, Shape};
 
 /// Commands that are written at once take at most about this.
 const GATHERED: usize = 256 << 10;
 
-/// An application whose process ended closes its port together with its connections; one that only ended a connection that
-/// rested goes on listening. After so long the two are told apart.
-const SETTLES: Duration = Duration::from_millis(20);
+/// An application that ends one connection after the other, without a command, is connected again after such pauses: the first and
+/// the longest. They only spare the processor.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// A command as the application gets it.
 #[derive(Debug, Clone)]
@@ -40,8 +41,16 @@ pub(super) struct Connection {
     depth: usize,
     stream: Option<TcpStream>,
     buffer: BytesMut,
-    /// Whether the application ended the last connection while nothing was under way, and it is not sure yet that it goes on.
-    is_unsettled: bool,
+    progress: ReplyProgress,
+    /// Who listened when the application began, unless it did not begin yet.
+    life: Option<Listeners>,
+    /// Whether the application ended the last connection while nothing was under way, so that the next one is only made to whoever
+    /// listened from the beginning.
+    is_ended: bool,
+    /// Whether the application said something on a connection on which nothing was under way.
+    is_spoken: bool,
+    /// The pause before the next connection.
+    pause: Duration,
 }
 
 impl Connection {
@@ -54,68 +63,105 @@ impl Connection {
             depth: usize::from(depth.max(1)),
             stream: None,
             buffer: BytesMut::new(),
-            is_unsettled: false,
+            progress: ReplyProgress::default(),
+            life: None,
+            is_ended: false,
+            is_spoken: false,
+            pause: Duration::ZERO,
         }
     }
 
     /// Forgets the connection: the application begins anew.
     pub(super) fn reset(&mut self) {
-        self.stream = None;
-        self.buffer = BytesMut::new();
-        self.is_unsettled = false;
+        self.forget();
+        (self.life, self.is_ended, self.pause) = (None, false, Duration::ZERO);
     }
 
-    /// Makes the connection, unless there is one: it is held at all times, so that the end of the application is noticed.
+    fn forget(&mut self) {
+        self.stream = None;
+        self.buffer = BytesMut::new();
+        self.progress = ReplyProgress::default();
+        self.is_spoken = false;
+    }
+
+    /// Makes the connection, unless there is one: it is held at all times, so that the end of the application is noticed. The first
+    /// one notes who listens, and one that is made because the application ended the last is only made to the same.
     pub(super) async fn connect(&mut self) -> Result<(), Broken> {
-        if self.stream.is_none() {
-            let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await;
-            let stream =
-                stream.map_err(|error| Broken(format!("the application takes no connection: {error}")))?;
-            stream.set_nodelay(true).map_err(|error| Broken(error.to_string()))?;
-            self.stream = Some(stream);
-            self.buffer.clear();
+        if self.stream.is_some() {
+            return Ok(());
         }
+        let is_checked = self.is_ended || self.life.is_none();
+        let before = if is_checked { Some(self.listeners()?) } else { None };
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await;
+        let stream =
+            stream.map_err(|error| Broken(format!("the application takes no connection: {error}")))?;
+        stream.set_nodelay(true).map_err(|error| Broken(error.to_string()))?;
+        if let Some(before) = before {
+            // Who listened before and after it was made has taken it.
+            let after = self.listeners()?;
+            let both = before.and(&after);
+            if both.is_empty() || !self.life.as_ref().is_none_or(|life| life.are_among(&both)) {
+                return Err(Broken("the application ended, or was started by another hand".into()));
+            }
+            self.life.get_or_insert(both);
+        }
+        self.forget();
+        (self.stream, self.is_ended) = (Some(stream), false);
         Ok(())
     }
 
-    /// Returns when the connection, on which nothing is under way, was ended by the application and it is sure that the application
-    /// itself goes on, or never.
+    fn listeners(&self) -> Result<Listeners, Broken> {
+        Listeners::of(self.port)
+            .map_err(|error| Broken(format!("it cannot be told whether the application goes on: {error}")))
+    }
+
+    /// Returns with an error when the application is gone, or never. Connections on which nothing is under way and which the
+    /// application ended are made again as long as it listens. Whoever waits may be called away at any time.
     pub(super) async fn rests(&mut self) -> Result<(), Broken> {
-        let Some(stream) = &mut self.stream else { return std::future::pending().await };
-        // Some servers say why they end a connection that rested, such as HTTP's 408: what they say is no reply to anything.
-        let _ = stream.peek(&mut [0]).await;
+        loop {
+            if let Some(stream) = &mut self.stream {
+                // Some servers say why they end a connection that rested, such as HTTP's 408: what they say is no reply to anything.
+                while matches!(stream.read(&mut [0; 1024]).await, Ok(1..)) {
+                    self.is_spoken = true;
+                }
+                self.ended();
+            } else if !self.is_ended {
+                return std::future::pending().await;
+            }
+            // One that is gone is known at once, and the pause is for one that goes on.
+            let now = self.listeners()?;
+            if !self.life.as_ref().is_some_and(|life| life.are_among(&now)) {
+                return Err(Broken("the application ended".into()));
+            }
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 2).clamp(PAUSES.0, PAUSES.1);
+            self.connect().await?;
+        }
+    }
+
+    /// The application ended the connection, on which nothing was under way.
+    fn ended(&mut self) {
         self.forget();
-        self.settle().await
+        self.is_ended = true;
     }
 
-    /// Leaves a connection on which nothing was under way. Whoever waits may be called away; what is left is done before the next
-    /// command.
-    fn forget(&mut self) {
-        self.is_unsettled = true;
-        self.stream = None;
-    }
-
-    /// Whether the connection, on which nothing is under way, has something to read or was ended.
-    fn is_spoken_to(&self) -> bool {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let is_quiet = |stream| matches!(recv(stream, &mut [0_u8; 1], flags), Err(Errno::AGAIN));
-        self.stream.as_ref().is_some_and(|stream| !is_quiet(stream))
-    }
-
-    /// Makes the connection again that rested and was ended.
-    async fn settle(&mut self) -> Result<(), Broken> {
-        self.connect().await?;
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        let mut byte = [0];
-        match tokio::time::timeout(SETTLES, stream.peek(&mut byte)).await {
-            Err(_) => {
-                self.is_unsettled = false;
-                Ok(())
+    /// Leaves a connection that the application ended while it rested, so that a new one is made. One on which it speaks and which it
+    /// does not end is of no use: what it says would be taken for the reply to the next command.
+    fn look(&mut self) -> Result<(), Broken> {
+        let Some(stream) = &self.stream else { return Ok(()) };
+        loop {
+            // The kernel is asked: the runtime may not have noticed yet.
+            match recv(stream, &mut [0_u8; 1024], RecvFlags::DONTWAIT) {
+                Ok((1.., _)) => self.is_spoken = true,
+                Err(Errno::AGAIN) => {
+                    let wrong = || Broken("the application speaks without being asked".into());
+                    return if self.is_spoken { Err(wrong()) } else { Ok(()) };
+                }
+                Ok(_) | Err(_) => {
+                    self.ended();
+                    return Ok(());
+                }
             }
-            Ok(Ok(1..)) => {
-                Err(Broken("the application speaks without being asked, on each connection".into()))
-            }
-            Ok(_) => Err(Broken("the application ended its connection, and the next one as well".into())),
         }
     }
 
@@ -125,13 +171,7 @@ impl Connection {
         commands: &[Prepared],
         mut done: impl FnMut(Result<Reply, ReplyError>),
     ) -> Result<(), Broken> {
-        if self.is_spoken_to() {
-            // It would be taken for the reply to the first command.
-            self.forget();
-        }
-        if self.is_unsettled {
-            self.settle().await?;
-        }
+        self.look()?;
         let (mut sent, mut answered) = (0, 0);
         let mut out = BytesMut::new();
         while answered < commands.len() {
@@ -154,7 +194,8 @@ impl Connection {
                 return Err(Broken(format!("the connection to the application broke: {error}")));
             }
             while answered < sent {
-                let reply = match self.framer.reply(&mut self.buffer, commands[answered].shape, &self.limits)
+                let shape = commands[answered].shape;
+                let reply = match self.framer.reply(&mut self.progress, &mut self.buffer, shape, &self.limits)
                 {
                     Ok(None) => break,
                     Ok(Some(reply)) => Ok(reply),
@@ -167,10 +208,10 @@ impl Connection {
                     return Err(Broken("the application ended the connection with commands under way; from now on it gets them one by one".into()));
                 }
                 answered += 1;
+                self.pause = Duration::ZERO;
                 done(reply);
                 if ends {
-                    self.stream = None;
-                    self.buffer.clear();
+                    self.forget();
                 }
             }
             if answered == sent && !self.buffer.is_empty() {
@@ -244,30 +285,47 @@ mod tests {
     async fn what_rests_is_connected_again_and_what_is_gone_is_broken() {
         let (listener, mut connection) = connection().await;
         connection.connect().await.unwrap();
-        let (mut first, _) = listener.accept().await.unwrap();
-        first.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap();
-        connection.rests().await.unwrap();
-        let (second, _) = listener.accept().await.unwrap();
-        drop((first, second, listener));
+        let mut streams = Vec::new();
+        let server = async {
+            // Each is ended without a command, as a server with a time-out does while nobody asks.
+            for _ in 0..4 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap();
+            }
+            streams.push(listener.accept().await.unwrap());
+            drop(listener);
+            streams.clear();
+        };
+        let ((), gone) = tokio::join!(server, connection.rests());
+        assert!(gone.unwrap_err().to_string().contains("ended"));
+    }
+
+    #[tokio::test]
+    async fn an_application_that_was_started_by_another_hand_is_not_taken_for_the_one_before() {
+        let (listener, mut connection) = connection().await;
+        let address = listener.local_addr().unwrap();
+        connection.connect().await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        // It ends, and another one listens before anybody looks.
+        drop((stream, listener));
+        let again = TcpListener::bind(address).await.unwrap();
+        let broken = connection.run(&command(), |_| panic!("it is asked")).await.unwrap_err();
+        assert!(broken.to_string().contains("by another hand"), "{broken}");
         assert!(connection.rests().await.is_err());
+        connection.reset();
+        connection.connect().await.unwrap();
+        drop(again);
     }
 
     #[tokio::test]
     async fn an_application_that_speaks_first_is_broken() {
         let (listener, mut connection) = connection().await;
-        let server = async {
-            let mut streams = Vec::new();
-            for _ in 0..2 {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                stream.write_all(b"220 ready\r\n").await.unwrap();
-                streams.push(stream);
-            }
-            streams
-        };
-        let client = async {
-            connection.connect().await.unwrap();
-            assert!(connection.rests().await.unwrap_err().to_string().contains("without being asked"));
-        };
-        tokio::join!(server, client);
+        connection.connect().await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"220 ready\r\n").await.unwrap();
+        let what_it_says = connection.stream.as_ref().unwrap().readable();
+        what_it_says.await.unwrap();
+        let broken = connection.run(&command(), |_| panic!("it is asked")).await.unwrap_err();
+        assert!(broken.to_string().contains("without being asked"), "{broken}");
     }
 }

@@ -202,6 +202,11 @@ impl Digests {
         }
     }
 
+    /// How many voters there are: fewer than slots after a recovery, until others have joined.
+    fn count(&self) -> usize {
+        self.voters.as_ref().map_or(self.members, |voters| voters.len().min(self.members))
+    }
+
     /// Another replica differs where this one says `claim`: all are told, once.
     fn answer(&mut self, claim: Claim) {
         if self.answered.contains(&claim.index) {
@@ -223,7 +228,7 @@ impl Digests {
                 said.entry(digest).or_default().insert(*id);
             }
         }
-        let majority = self.members / 2 + 1;
+        let majority = self.count() / 2 + 1;
         let differing: usize = said.values().map(BTreeSet::len).sum();
         if let Some(same) = said.into_values().find(|ids| ids.len() >= majority) {
             self.diverged.get_or_insert((index, same));
@@ -231,7 +236,7 @@ impl Digests {
         }
         let is_same = |peer: &&Peer| peer.same >= index && peer.same / WINDOW == index / WINDOW;
         let same = 1 + self.peers.values().filter(is_same).count();
-        if same < majority && same + differing >= self.members {
+        if same < majority && same + differing >= self.count() {
             self.undecided_at.get_or_insert(index);
         }
     }
@@ -269,7 +274,7 @@ impl Digests {
         let mut same: Vec<u64> = self.peers.values().map(|peer| peer.same).collect();
         same.extend(self.own.back().map(|own| own.0));
         same.sort_unstable_by(|a, b| b.cmp(a));
-        same.get(self.members / 2).copied().unwrap_or(0)
+        same.get(self.count() / 2).copied().unwrap_or(0)
     }
 
     /// The index at which this replica differs from a majority, and the number of comparisons that did not agree.
@@ -323,6 +328,17 @@ mod tests {
         assert_eq!(digests.divergence(), (None, 0));
         digests.executed(said(2, 2));
         assert_eq!(digests.divergence(), (Some(2), 2));
+    }
+
+    #[test]
+    fn a_group_of_one_agrees_with_itself() {
+        let mut digests = Digests::new(3, 1);
+        digests.executed(said(4, 1));
+        assert_eq!(digests.agreed(), 0);
+        digests.members([7]);
+        assert_eq!(digests.agreed(), 4);
+        digests.members([7, 8]);
+        assert_eq!(digests.agreed(), 0);
     }
 
     #[test]

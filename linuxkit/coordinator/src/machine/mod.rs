@@ -7,6 +7,7 @@ mod connection;
 pub(crate) mod digests;
 pub(crate) mod executor;
 pub(crate) mod incoming;
+mod listeners;
 pub(crate) mod snapshot;
 pub(crate) mod stall;
 pub(crate) mod tables;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::{Instant as _, WatchReceiver};
 use openraft::impls::ProgressResponder;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use openraft::{ChangeMembers, Config, ReadPolicy, ServerState, SnapshotPolicy};
@@ -73,6 +73,8 @@ pub(crate) struct Order {
     heard: Arc<Heard>,
     /// Counts the parts of snapshots that other replicas took.
     parts: Arc<AtomicU64>,
+    /// Whether this replica sends no heartbeats though it may lead.
+    is_silent: Arc<AtomicBool>,
 }
 
 /// What leaders said since this replica started. The vote on disk names a leader too, who may be gone for long.
@@ -125,7 +127,7 @@ impl Order {
         let metrics = raft.metrics();
         let first = view(&metrics.borrow_watched());
         let (sender, receiver) = watch::channel(first);
-        let order = Self { raft, view: receiver, heard: Arc::default(), parts };
+        let order = Self { raft, view: receiver, heard: Arc::default(), parts, is_silent: Arc::default() };
         let mut metrics = order.raft.metrics();
         tokio::spawn(async move {
             while metrics.changed().await.is_ok() {
@@ -233,6 +235,9 @@ impl Order {
 
     /// The index up to which a read that begins now has to wait; none when this replica does not lead.
     pub(crate) async fn read_index(&self, patience: Duration) -> Option<u64> {
+        if self.is_silent.load(Ordering::Relaxed) {
+            return None;
+        }
         let answer = tokio::time::timeout(patience, self.raft.get_read_log_id(ReadPolicy::ReadIndex)).await;
         answer.ok()?.ok().map(|(id, _)| id.index())
     }
@@ -325,6 +330,26 @@ impl Order {
         let next = others.max_by_key(|voter| matched.get(voter).copied());
         let Some(next) = next else { return Ok(()) };
         self.raft.trigger().transfer_leader(next).await.map_err(failed)
+    }
+
+    /// When a majority acknowledged this leader's entries or heartbeats last; none while it does not lead, or was never acknowledged.
+    pub(crate) fn acknowledged(&self) -> Option<tokio::time::Instant> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let since = metrics.last_quorum_acked.as_ref()?.elapsed();
+        tokio::time::Instant::now().checked_sub(since)
+    }
+
+    /// Has this replica send heartbeats while it leads, or none, so that others look for another leader: also none of those that a read
+    /// asks for.
+    pub(crate) fn beat(&self, beats: bool) {
+        self.is_silent.store(!beats, Ordering::Relaxed);
+        self.raft.runtime_config().heartbeat(beats);
+    }
+
+    /// Asks for votes: a leader whose hand-over came to nothing takes commands again only in a new term.
+    pub(crate) async fn elect(&self) -> Result<(), OrderError> {
+        self.raft.trigger().elect(true).await.map_err(failed)
     }
 
     /// Has a snapshot taken here.

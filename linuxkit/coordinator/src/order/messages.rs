@@ -6,6 +6,7 @@
 //! A transfer is: vote, node u64, last id; its answer: done u8. A part of a snapshot is: vote, last id, length u64, checksum u32, place u64, bytes;
 //! its answer: 0 and the place u64 from which on it is wanted, or 1 and the vote of who installed it. A join is: id u64, slot u64; its answer: kind u8 (0 done, 1 ask
 //! another and its slot, which may be missing, 2 refused and the reason). A claim is: revision u64, index u64, digest u64.
+//! The answer to a survey: leads u8, last id.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -72,6 +73,13 @@ pub(crate) enum Joined {
     Done,
     Ask(Option<u32>),
     Refused(String),
+}
+
+/// What a replica says of its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Surveyed {
+    pub(crate) leads: bool,
+    pub(crate) last: Option<EntryId>,
 }
 
 /// Something that is sent.
@@ -251,6 +259,17 @@ impl Message for Joined {
     }
 }
 
+impl Message for Surveyed {
+    fn put(&self, out: &mut BytesMut) {
+        out.put_u8(u8::from(self.leads));
+        EntryId::encode_option(self.last, out);
+    }
+
+    fn take(bytes: &mut Bytes) -> Result<Self, RecordError> {
+        Ok(Self { leads: take_bool(bytes)?, last: EntryId::decode_option(bytes)? })
+    }
+}
+
 /// Two numbers.
 impl Message for (u64, u64) {
     fn put(&self, out: &mut BytesMut) {
@@ -321,6 +340,7 @@ mod tests {
             check(&Joined::Refused("because".into()), flip);
             check(&Joined::Done, flip);
             check(&(term, node), flip);
+            check(&Surveyed { leads: flag, last }, flip);
         }
     }
 }

@@ -50,7 +50,7 @@ const APPEND_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const KEPT_ENTRIES: u64 = 1000;
 
 /// A replica that is so many entries behind at most may become a voter.
-pub(super) const CLOSE: u64 = 100;
+pub(crate) const CLOSE: u64 = 100;
 
 /// Commands of one entry, encoded.
 #[derive(Clone)]

@@ -25,6 +25,16 @@ impl Timing {
         self.election.1 * 2
     }
 
+    /// How long a replica that starts waits for others to say who they are.
+    pub(crate) fn greeting(&self) -> Duration {
+        self.election.1 * 4
+    }
+
+    /// A leader that no majority answers for so long is silent for as long, so that others find another leader.
+    pub(crate) fn deaf(&self) -> Duration {
+        self.election.1 * 4
+    }
+
     /// How long a round of questions to other replicas may take.
     pub(crate) fn round(&self) -> Duration {
         self.election.1 * 2

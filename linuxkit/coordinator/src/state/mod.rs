@@ -9,3 +9,4 @@ mod pod;
 mod tests;
 
 pub(crate) use application::{Application, StateError};
+pub(crate) use pod::Pod;

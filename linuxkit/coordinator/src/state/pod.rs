@@ -81,6 +81,8 @@ impl Pod {
         match answer? {
             PodAnswer::Exit(0) => match sent {
                 Ok(Ok(())) => Ok(0),
+                // Who has nothing to read has not to wait for the end of it.
+                Ok(Err(_)) if input.is_none() => Ok(0),
                 Ok(Err(error)) => Err(PodError::Stream(error)),
                 Err(_) => Err(PodError::Stream(io::ErrorKind::Other.into())),
             },

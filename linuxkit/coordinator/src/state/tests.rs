@@ -105,6 +105,7 @@ fn serve(stream: &UnixStream, notes: &Mutex<Vec<String>>, data: &Path, program: 
             (format!("thaw {containers:?}"), PodAnswer::Refused("app did not stand all the time".to_owned()))
         }
         PodRequest::Thaw { containers } => (format!("thaw {containers:?}"), PodAnswer::Done),
+        PodRequest::Report { .. } => ("report".to_owned(), PodAnswer::Done),
         PodRequest::Run { container, .. } if container == "none" => {
             ("run none".to_owned(), PodAnswer::Refused("there is no container `none`".to_owned()))
         }

@@ -1,11 +1,12 @@
 //! Frames between replicas, and the hello that each connection begins with.
 //!
 //! A frame is: length u32, kind u8, call u64 (0: no answer is wanted), body. All numbers are little-endian. A hello is: version u8,
-//! id u64, slot u32, empty u8, length of the group's name u32, and the name.
+//! id u64, slot u32, empty u8, number of the era u64, id of the era u64, length of the group's name u32, and the name.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::log::record::{RecordError, put_bytes, take_bool, take_bytes};
+use crate::member::era::Era;
 
 /// The longest frame: an entry of the largest size and what is beside it.
 pub(crate) const MAX_FRAME: usize = 16 << 20;
@@ -14,7 +15,7 @@ pub(crate) const MAX_FRAME: usize = 16 << 20;
 const HEAD: usize = 9;
 
 /// The version of all bodies. Replicas of different versions do not talk to each other.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The longest hello.
 const MAX_HELLO: usize = 1024;
@@ -44,10 +45,12 @@ pub(crate) enum Kind {
     SnapshotPart,
     /// A replica wants to be a member.
     Join,
+    /// How far a replica's log goes, and whether it leads.
+    Survey,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Answer,
         Self::Hello,
         Self::Append,
@@ -59,6 +62,7 @@ impl Kind {
         Self::Digest,
         Self::SnapshotPart,
         Self::Join,
+        Self::Survey,
     ];
 }
 
@@ -126,6 +130,8 @@ pub(crate) struct Hello {
     pub(crate) slot: u32,
     /// Whether its log has nothing.
     pub(crate) empty: bool,
+    /// The era of its log.
+    pub(crate) era: Era,
 }
 
 impl Hello {
@@ -136,6 +142,8 @@ impl Hello {
         out.put_u64_le(self.id);
         out.put_u32_le(self.slot);
         out.put_u8(u8::from(self.empty));
+        out.put_u64_le(self.era.number);
+        out.put_u64_le(self.era.id);
         put_bytes(&mut out, self.group.as_bytes());
         out.freeze()
     }
@@ -146,8 +154,9 @@ impl Hello {
             return Err(RecordError);
         }
         let (id, slot, empty) = (body.try_get_u64_le()?, body.try_get_u32_le()?, take_bool(&mut body)?);
+        let era = Era { number: body.try_get_u64_le()?, id: body.try_get_u64_le()? };
         let group = String::from_utf8(take_bytes(&mut body)?.to_vec()).map_err(|_| RecordError)?;
-        if body.is_empty() { Ok(Self { group, id, slot, empty }) } else { Err(RecordError) }
+        if body.is_empty() { Ok(Self { group, id, slot, empty, era }) } else { Err(RecordError) }
     }
 }
 
@@ -188,8 +197,9 @@ mod tests {
         }
 
         #[test]
-        fn a_hello_comes_back_and_a_cut_one_does_not(group in "[a-z/]{0,40}", id: u64, slot: u32, empty: bool) {
-            let hello = Hello { group, id, slot, empty };
+        fn a_hello_comes_back_and_a_cut_one_does_not(group in "[a-z/]{0,40}", id: u64, slot: u32, empty: bool, era: (u64, u64)) {
+            let era = Era { number: era.0, id: era.1 };
+            let hello = Hello { group, id, slot, empty, era };
             let bytes = hello.encode();
             for len in 0..bytes.len() {
                 prop_assert_eq!(Hello::decode(bytes.slice(..len)), Err(RecordError));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -49,12 +49,23 @@ pub(crate) struct Connected {
     pub(crate) hello: Hello,
 }
 
+/// Who speaks on a connection, and what comes of who the other side says to be.
+pub(crate) trait Greeter: Send + Sync {
+    /// What is said of oneself.
+    fn hello(&self) -> Hello;
+
+    /// Takes note of the other side, and refuses it where the two may not talk.
+    fn meets(&self, other: &Hello) -> io::Result<()>;
+}
+
 /// A connection to one slot. Handles share it; it ends with the last.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     sender: mpsc::UnboundedSender<Outgoing>,
     queued: Arc<AtomicUsize>,
     connected: watch::Receiver<Option<Connected>>,
+    /// How often a connection could not be made.
+    failures: Arc<AtomicU64>,
 }
 
 /// Why a call has no answer.
@@ -69,25 +80,34 @@ pub(crate) enum CallError {
 }
 
 impl Link {
-    /// Starts a link to `address`, a host name and a port. `me` tells what is said in the hello.
-    pub(crate) fn start(
-        address: String,
-        identity: &Identity,
-        me: Arc<dyn Fn() -> Hello + Send + Sync>,
-    ) -> Self {
+    /// Starts a link to `address`, a host name and a port.
+    pub(crate) fn start(address: String, identity: &Identity, me: Arc<dyn Greeter>) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
         let (connected_sender, connected) = watch::channel(None);
         let queued = Arc::new(AtomicUsize::new(0));
         let connector = TlsConnector::from(identity.client.clone());
-        let task =
-            Task { address, connector, me, receiver, queued: queued.clone(), connected: connected_sender };
+        let failures = Arc::new(AtomicU64::new(0));
+        let task = Task {
+            address,
+            connector,
+            me,
+            receiver,
+            queued: queued.clone(),
+            connected: connected_sender,
+            failures: failures.clone(),
+        };
         tokio::spawn(task.run());
-        Self { sender, queued, connected }
+        Self { sender, queued, connected, failures }
     }
 
     /// Who is there.
     pub(crate) fn connected(&self) -> Option<Connected> {
         self.connected.borrow().clone()
+    }
+
+    /// Whether the other side has said who it is, or could not be reached at the first attempt.
+    pub(crate) fn was_tried(&self) -> bool {
+        self.connected.borrow().is_some() || self.failures.load(Ordering::Relaxed) > 0
     }
 
     /// Sends without an answer. What cannot be sent is dropped.
@@ -124,10 +144,11 @@ impl Link {
 struct Task {
     address: String,
     connector: TlsConnector,
-    me: Arc<dyn Fn() -> Hello + Send + Sync>,
+    me: Arc<dyn Greeter>,
     receiver: mpsc::UnboundedReceiver<Outgoing>,
     queued: Arc<AtomicUsize>,
     connected: watch::Sender<Option<Connected>>,
+    failures: Arc<AtomicU64>,
 }
 
 impl Task {
@@ -149,6 +170,7 @@ impl Task {
                     }
                 }
                 Err(error) => {
+                    self.failures.fetch_add(1, Ordering::Relaxed);
                     // The same reason is told once, not at each attempt.
                     let text = error.to_string();
                     if said.as_ref() != Some(&text) {
@@ -175,12 +197,13 @@ impl Task {
         super::prepare(&stream)?;
         let name = ServerName::try_from("i2kit").map_err(io::Error::other)?;
         let mut stream = self.connector.connect(name, stream).await?;
-        let me = (self.me)();
+        let me = self.me.hello();
         let mut out = BytesMut::new();
         frame::put(&mut out, Kind::Hello, 0, &me.encode());
         stream.write_all(&out).await?;
         let mut buffer = BytesMut::with_capacity(8 << 10);
         let hello = read_hello(&mut stream, &mut buffer, &me.group).await?;
+        self.me.meets(&hello)?;
         Ok((stream, buffer, hello))
     }
 

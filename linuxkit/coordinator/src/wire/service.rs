@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 
 use super::frame::{self, Frame, Hello, Kind};
-use super::link::read_hello;
+use super::link::{Greeter, read_hello};
 use super::tls::Identity;
 use crate::silent::{Places, Ticket};
 
@@ -35,10 +35,7 @@ const TOLD: Duration = Duration::from_secs(10);
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
 
 /// What answers.
-pub(crate) trait Service: Send + Sync + 'static {
-    /// What is said of oneself.
-    fn hello(&self) -> Hello;
-
+pub(crate) trait Service: Greeter + 'static {
     /// Takes what wants no answer.
     fn notice(&self, from: &Hello, kind: Kind, body: Bytes);
 
@@ -90,6 +87,7 @@ async fn run<S: Service>(
         frame::put(&mut out, Kind::Hello, 0, &me.encode());
         stream.write_all(&out).await?;
         stream.flush().await?;
+        service.meets(&hello)?;
         io::Result::Ok((stream, hello))
     };
     let greeted = tokio::time::timeout(HANDSHAKE, begin).await;

@@ -1,12 +1,14 @@
 //! Replicas talk to their like, and to nobody else.
 
+use std::io;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use super::frame::{self, Hello, Kind};
-use super::link::{CallError, Link};
+use super::link::{CallError, Greeter, Link};
 use super::service::{self, Answer, Service};
 use super::tls::Identity;
+use crate::member::era::Era;
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,17 +28,40 @@ fn identity((certificate, key): &(String, String)) -> Identity {
 }
 
 fn hello(slot: u32) -> Hello {
-    Hello { group: "shop/db".into(), id: u64::from(slot) + 100, slot, empty: true }
+    Hello { group: "shop/db".into(), id: u64::from(slot) + 100, slot, empty: true, era: Era::default() }
 }
 
 /// Answers each call with its body twice.
 struct Twice(Mutex<Vec<Bytes>>);
 
-impl Service for Twice {
+impl Greeter for Twice {
     fn hello(&self) -> Hello {
         hello(0)
     }
 
+    fn meets(&self, other: &Hello) -> io::Result<()> {
+        same_era(other)
+    }
+}
+
+fn same_era(other: &Hello) -> io::Result<()> {
+    if other.era == Era::default() { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
+/// Who asks, from slot 1.
+struct Asker;
+
+impl Greeter for Asker {
+    fn hello(&self) -> Hello {
+        hello(1)
+    }
+
+    fn meets(&self, other: &Hello) -> io::Result<()> {
+        same_era(other)
+    }
+}
+
+impl Service for Twice {
     fn notice(&self, _: &Hello, _: Kind, body: Bytes) {
         self.0.lock().unwrap().push(body);
     }
@@ -55,7 +80,7 @@ async fn server(identity: Identity) -> (String, Arc<Twice>) {
 }
 
 fn link(address: &str, identity: &Identity) -> Link {
-    Link::start(address.to_owned(), identity, Arc::new(|| hello(1)))
+    Link::start(address.to_owned(), identity, Arc::new(Asker))
 }
 
 /// Waits until the link is up.

@@ -23,6 +23,11 @@ pub(crate) struct Application {
     thawed: std::sync::Condvar,
     /// Number of the write whose reply is another one than it should be; 0 for none.
     pub(crate) differs_at: AtomicU64,
+    /// What all replies to writes have behind them, unless it is 0: another number in each replica makes an application that is not
+    /// deterministic.
+    pub(crate) salt: AtomicU64,
+    /// Whether it speaks Redis' protocol.
+    is_resp: bool,
 }
 
 /// One run of it.
@@ -48,8 +53,10 @@ struct State {
 }
 
 impl Application {
-    pub(crate) fn new(port: u16, folder: Option<PathBuf>) -> Arc<Self> {
+    pub(crate) fn new(port: u16, folder: Option<PathBuf>, is_resp: bool) -> Arc<Self> {
         Arc::new(Self {
+            is_resp,
+            salt: AtomicU64::new(0),
             port,
             folder,
             run: Mutex::new(None),
@@ -128,6 +135,20 @@ impl Application {
         run.as_ref().map(|run| run.state.lock().unwrap().journal.len()).unwrap_or_default()
     }
 
+    /// Its whole state.
+    pub(crate) fn dump(&self) -> String {
+        self.journal().iter().flat_map(|line| [line.as_str(), "\n"]).collect()
+    }
+
+    /// Takes a state that [`Application::dump`] gave in place of its own.
+    pub(crate) fn load(&self, dump: &str) {
+        let run = self.run.lock().unwrap();
+        let Some(run) = run.as_ref() else { return };
+        let mut state = run.state.lock().unwrap();
+        (state.registers, state.journal) = Default::default();
+        dump.lines().for_each(|line| state.apply(line));
+    }
+
     /// How often the time that it was told went back.
     pub(crate) fn went_back(&self) -> u64 {
         let run = self.run.lock().unwrap();
@@ -137,15 +158,62 @@ impl Application {
     fn serve(&self, stream: &TcpStream, state: &Mutex<State>) {
         let _ = stream.set_nodelay(true);
         let mut reader = BufReader::new(stream);
-        while let Some(request) = read(&mut reader) {
+        let ask = if self.is_resp { resp::read } else { read };
+        while let Some(request) = ask(&mut reader) {
             let frozen = self.frozen.lock().unwrap();
             drop(self.thawed.wait_while(frozen, |is_frozen| *is_frozen).unwrap());
             let Some((status, body)) = state.lock().unwrap().answer(&request, self) else { return };
-            let reply = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let reply = if self.is_resp {
+                resp::reply(&request, status, &body)
+            } else {
+                format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            };
             let mut writer = stream;
             if writer.write_all(reply.as_bytes()).is_err() {
                 return;
             }
+        }
+    }
+}
+
+/// The same application by Redis' protocol: `SET` and `GET`, each as the request of HTTP that it stands for.
+mod resp {
+    use std::io::{BufRead as _, BufReader, Read as _};
+    use std::net::TcpStream;
+
+    use super::Request;
+
+    /// A line without its end.
+    fn line(reader: &mut BufReader<&TcpStream>) -> Option<String> {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+        Some(line.trim_end().to_owned())
+    }
+
+    pub(super) fn read(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
+        let count: usize = line(reader)?.strip_prefix('*')?.parse().ok()?;
+        let mut words = Vec::new();
+        for _ in 0..count {
+            let mut word = vec![0; line(reader)?.strip_prefix('$')?.parse::<usize>().ok()? + 2];
+            reader.read_exact(&mut word).ok()?;
+            words.push(String::from_utf8_lossy(&word).trim_end().to_owned());
+        }
+        let mut words = words.into_iter();
+        let method = match words.next()?.to_ascii_uppercase().as_str() {
+            "SET" => "PUT",
+            "GET" => "GET",
+            _ => "",
+        };
+        let path = format!("/kv/{}", words.next().unwrap_or_default());
+        Some(Request { method: method.to_owned(), path, time: 0, body: words.next().unwrap_or_default() })
+    }
+
+    pub(super) fn reply(request: &Request, status: u16, body: &str) -> String {
+        match (request.method.as_str(), status) {
+            ("PUT", 200) => format!("+{body}\r\n"),
+            ("GET", 200) => format!("${}\r\n{body}\r\n", body.len()),
+            ("GET", _) => "$-1\r\n".to_owned(),
+            _ => "-ERR there are SET and GET\r\n".to_owned(),
         }
     }
 }
@@ -208,7 +276,9 @@ impl State {
                 self.time = request.time;
                 let number = self.journal.len() as u64;
                 let differs = number == application.differs_at.load(Ordering::SeqCst);
-                (200, format!("{number}{}", if differs { "!" } else { "" }))
+                let salt = application.salt.load(Ordering::SeqCst);
+                let salt = if salt > 0 { format!(" {salt}") } else { String::new() };
+                (200, format!("{number}{}{salt}", if differs { "!" } else { "" }))
             }
             _ => (404, String::new()),
         })

@@ -1,13 +1,13 @@
 //! Three coordinators as processes on loopback, each with an application and a supervisor that the test is.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use i2kit_spec::replica::{
     CONFIG_VARIABLE, Framing, INSTANCE_VARIABLE, Integrity, Limits, PodAnswer, PodRequest, Reads,
@@ -32,6 +32,12 @@ pub(crate) struct Options {
     pub(crate) depth: u16,
     pub(crate) reads: Reads,
     pub(crate) integrity: Integrity,
+    /// Redis' protocol, or HTTP.
+    pub(crate) is_resp: bool,
+    /// The port at which a replica reaches another, given the slots of both and the other's own port; nothing for the port itself.
+    pub(crate) way: Option<fn(usize, usize, u16) -> u16>,
+    /// A folder for the log of slot 0 in place of its own.
+    pub(crate) log: Option<PathBuf>,
     /// Whether applications and supervisors are processes of their own, `machine SOCKET PORT` of this program, so that what they
     /// cost can be told from what the clients do.
     pub(crate) is_apart: bool,
@@ -45,6 +51,9 @@ impl Default for Options {
             depth: 32,
             reads: Reads::Linearizable,
             integrity: Integrity::Compare,
+            is_resp: false,
+            way: None,
+            log: None,
             is_apart: false,
         }
     }
@@ -56,6 +65,7 @@ pub(crate) struct Ports {
     pub(crate) front: u16,
     pub(crate) peer: u16,
     pub(crate) admin: u16,
+    pub(crate) control: u16,
 }
 
 /// One machine of the group.
@@ -75,7 +85,7 @@ pub(crate) struct Replica {
 /// The group.
 pub(crate) struct Cluster {
     pub(crate) replicas: Vec<Replica>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// A port of 127.0.0.1 that nobody has, and that the system gives to nobody by itself: those it gives begin at 32768.
@@ -103,7 +113,7 @@ impl Cluster {
     }
 
     /// A group of which nothing runs.
-    fn prepared(options: &Options) -> Self {
+    pub(crate) fn prepared(options: &Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let identity = folder.path().join("identity");
         fs::create_dir(&identity).unwrap();
@@ -112,11 +122,17 @@ impl Cluster {
             rcgen::CertificateParams::new(["group".to_owned()]).unwrap().self_signed(&key).unwrap();
         fs::write(identity.join("tls.key"), key.serialize_pem()).unwrap();
         fs::write(identity.join("tls.crt"), certificate.pem()).unwrap();
-        let ports: Vec<Ports> =
-            (0..SLOTS).map(|_| Ports { front: free_port(), peer: free_port(), admin: free_port() }).collect();
+        let own =
+            |_| Ports { front: free_port(), peer: free_port(), admin: free_port(), control: free_port() };
+        let ports: Vec<Ports> = (0..SLOTS).map(own).collect();
         let replicas =
             (0..SLOTS).map(|slot| replica(folder.path(), &identity, slot, &ports, options)).collect();
-        Self { replicas, _folder: folder }
+        Self { replicas, folder }
+    }
+
+    /// The folder of the group's key pair.
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.folder.path().join("identity")
     }
 
     pub(crate) fn fronts(&self) -> Vec<u16> {
@@ -167,11 +183,11 @@ fn replica(folder: &Path, identity: &Path, slot: usize, ports: &[Ports], options
         fs::create_dir_all(folder.join(name)).unwrap();
     }
     let data = matches!(options.state, State::Directory { .. }).then(|| folder.join("state/data"));
-    let application = Application::new(free_port(), data);
+    let application = Application::new(free_port(), data, options.is_resp);
     let config = ReplicaConfig {
         group: "default/register".to_owned(),
         members: (0..SLOTS).map(|slot| format!("register-{slot}.register.default.svc")).collect(),
-        protocol: Framing::Http,
+        protocol: if options.is_resp { Framing::Resp } else { Framing::Http },
         app_port: application.port,
         reads: options.reads,
         depth: options.depth,
@@ -184,12 +200,19 @@ fn replica(folder: &Path, identity: &Path, slot: usize, ports: &[Ports], options
     };
     let local = |port: u16| format!("127.0.0.1:{port}");
     let own = ports[slot];
+    let way = |(other, ports): (usize, &Ports)| match options.way {
+        Some(way) if other != slot => local(way(slot, other, ports.peer)),
+        _ => local(ports.peer),
+    };
+    let log = options.log.clone().filter(|_| slot == 0).unwrap_or_else(|| folder.join("log"));
     let place = json!({
         "front": local(own.front),
         "peer": local(own.peer),
         "admin": local(own.admin),
-        "peers": ports.iter().map(|ports| local(ports.peer)).collect::<Vec<_>>(),
-        "log": folder.join("log"),
+        "control": local(own.control),
+        "peers": ports.iter().enumerate().map(way).collect::<Vec<_>>(),
+        "log": log,
+        "clock": folder.join("clock"),
         "identity": identity,
         "state": folder.join("state"),
         "socket": folder.join("pod.sock"),
@@ -228,7 +251,8 @@ pub(crate) fn supervise(socket: &Path, application: &Arc<Application>, asked: &A
 
 fn obey(stream: &UnixStream, application: &Arc<Application>, asked: &Mutex<Vec<String>>) -> Option<()> {
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).ok()?;
+    let mut reader = BufReader::new(stream);
+    reader.read_line(&mut line).ok()?;
     let (what, answer) = match serde_json::from_str(&line).ok()? {
         PodRequest::Stop { .. } => {
             application.kill();
@@ -246,17 +270,60 @@ fn obey(stream: &UnixStream, application: &Arc<Application>, asked: &Mutex<Vec<S
             application.freeze(false);
             ("thaw", PodAnswer::Done)
         }
-        PodRequest::Run { .. } => ("run", PodAnswer::Refused("there is no such program".to_owned())),
+        PodRequest::Run { command, .. } => match command.first().map(String::as_str) {
+            Some("dump") => {
+                let dump = application.dump();
+                receive(&mut reader).ok()?;
+                send(stream, dump.as_bytes()).ok()?;
+                ("dump", PodAnswer::Exit(0))
+            }
+            Some("load") => {
+                application.load(&String::from_utf8(receive(&mut reader).ok()?).ok()?);
+                send(stream, &[]).ok()?;
+                ("load", PodAnswer::Exit(0))
+            }
+            _ => ("run", PodAnswer::Refused("there is no such program".to_owned())),
+        },
+        // What it says of itself is nothing that it asks for.
+        PodRequest::Report { .. } => {
+            let mut writer = stream;
+            return writer
+                .write_all(format!("{}\n", serde_json::to_string(&PodAnswer::Done).unwrap()).as_bytes())
+                .ok();
+        }
     };
     asked.lock().unwrap().push(what.to_owned());
     let mut writer = stream;
     writer.write_all(format!("{}\n", serde_json::to_string(&answer).unwrap()).as_bytes()).ok()
 }
 
+/// Sends the output of a program: frames, and the end of them.
+fn send(mut stream: &UnixStream, output: &[u8]) -> std::io::Result<()> {
+    for part in output.chunks(64 << 10) {
+        stream.write_all(&u32::try_from(part.len()).unwrap().to_be_bytes())?;
+        stream.write_all(part)?;
+    }
+    stream.write_all(&0_u32.to_be_bytes())
+}
+
+/// Takes the input of a program up to its end.
+fn receive(reader: &mut BufReader<&UnixStream>) -> std::io::Result<Vec<u8>> {
+    let mut input = Vec::new();
+    loop {
+        let mut length = [0; 4];
+        reader.read_exact(&mut length)?;
+        let length = u64::from(u32::from_be_bytes(length));
+        if length == 0 {
+            return Ok(input);
+        }
+        reader.take(length).read_to_end(&mut input)?;
+    }
+}
+
 impl Replica {
     /// Starts the coordinator, which starts the application.
     pub(crate) fn start(&self) {
-        let mut process = self.process.lock().unwrap();
+        let mut process = self.process();
         assert!(process.is_none(), "slot {} runs already", self.slot);
         let log = fs::File::options().create(true).append(true).open(self.folder.join("errors")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_i2kit-coordinator"));
@@ -264,9 +331,14 @@ impl Replica {
         *process = Some(command.spawn().unwrap());
     }
 
+    /// Who failed while it had the lock has said why.
+    fn process(&self) -> MutexGuard<'_, Option<Child>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Kills the coordinator, and nothing else.
     pub(crate) fn kill(&self) {
-        if let Some(mut process) = self.process.lock().unwrap().take() {
+        if let Some(mut process) = self.process().take() {
             process.kill().unwrap();
             process.wait().unwrap();
         }
@@ -280,15 +352,59 @@ impl Replica {
 
     /// Tells the coordinator to end, and waits until it has; whether it ended well.
     pub(crate) fn terminate(&self) -> bool {
-        let mut process = self.process.lock().unwrap().take().unwrap();
-        let pid = Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
-        process.wait().unwrap().success()
+        self.signal(Signal::TERM);
+        self.process().take().unwrap().wait().unwrap().success()
+    }
+
+    /// Sends the coordinator a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid().unwrap()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Whether the coordinator has ended by itself. It can be started again then.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut process = self.process();
+        let ended = process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_some());
+        if ended {
+            *process = None;
+        }
+        ended
+    }
+
+    /// Waits until the coordinator ends by itself.
+    pub(crate) fn wait_until_ended(&self) {
+        eventually(&format!("end of slot {}", self.slot), || self.has_ended().then_some(()));
+    }
+
+    /// Gives the slot an empty disk. Nothing of it may run.
+    pub(crate) fn replace_disk(&self) {
+        let log = self.folder.join("log");
+        fs::remove_dir_all(&log).unwrap();
+        fs::create_dir(log).unwrap();
+    }
+
+    /// Asks the port for what changes the group.
+    pub(crate) fn control(&self, method: &str, path: &str, body: &str) -> Option<Answer> {
+        let length = body.len();
+        once(
+            self.ports.control,
+            &format!(
+                "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            ),
+        )
+    }
+
+    /// Steps the machine's clock to so many milliseconds beside the right time.
+    pub(crate) fn step_clock(&self, millis: i64) {
+        let new = self.folder.join("clock.new");
+        fs::write(&new, millis.to_string()).unwrap();
+        fs::rename(new, self.folder.join("clock")).unwrap();
     }
 
     /// The process, for its figures.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.process.lock().unwrap().as_ref().map(Child::id)
+        self.process().as_ref().map(Child::id)
     }
 
     pub(crate) fn admin(&self, path: &str) -> Option<Answer> {
@@ -309,7 +425,7 @@ impl Replica {
 
     /// Fails when the coordinator ended by itself, and says what it said.
     fn assert_runs(&self) {
-        let mut process = self.process.lock().unwrap();
+        let mut process = self.process();
         let ended = process.as_mut().and_then(|process| process.try_wait().unwrap());
         assert!(ended.is_none(), "slot {} ended ({ended:?}): {}", self.slot, self.errors());
     }
@@ -332,6 +448,14 @@ impl Drop for Replica {
             // What it said explains the failure better than anything else.
             let mut out = std::io::stderr();
             let _ = writeln!(out, "slot {}:\n{}", self.slot, self.errors());
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
         }
     }
 }

@@ -7,19 +7,18 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod application;
+mod checks;
 mod client;
+#[expect(dead_code, reason = "the tests of faults use more")]
 mod cluster;
 #[path = "../../../../tests/support/eventually.rs"]
 mod eventually;
 mod history;
 
-use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-
 use i2kit_spec::replica::{Limits, ReplicaStatus, Role, State};
 use i2kit_spec::units::{Bytes, Millis};
 
+use checks::{alone, assert_nothing_lost, figure_of, times, wait_for_acknowledgement, wait_for_writes};
 use client::{Load, get, once, put};
 use cluster::{Cluster, Options, Replica, SLOTS};
 use eventually::eventually;
@@ -27,53 +26,6 @@ use history::{Operation, check};
 
 /// Clients of a group under load.
 const CLIENTS: usize = 64;
-
-/// One group at a time: several at once would wait for the same two processors, and their elections with them.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// How often something is killed: so often, or a hundred times in a soak.
-fn times(plain: usize) -> usize {
-    #[expect(clippy::disallowed_methods, reason = "a test reads what it is told")]
-    let is_soak = std::env::var("I2KIT_SOAK").is_ok_and(|value| value == "1");
-    if is_soak { 100 } else { plain }
-}
-
-/// Waits until so many more writes are acknowledged.
-fn wait_for_writes(replica: &Replica, more: usize) {
-    let from = replica.application.writes();
-    eventually("more writes", || (replica.application.writes() >= from + more).then_some(()));
-}
-
-/// Waits until a write is acknowledged that begins after this moment; how long that took.
-fn wait_for_acknowledgement(load: &Load) -> Duration {
-    let (from, started) = (load.now(), Instant::now());
-    eventually("acknowledgement", || {
-        (load.acknowledged.load(std::sync::atomic::Ordering::Relaxed) > from).then_some(())
-    });
-    started.elapsed()
-}
-
-/// All that was acknowledged is in the journal, and nothing is in it twice or from nowhere; and the history is linearizable.
-fn assert_nothing_lost(cluster: &Cluster, history: &[Operation]) {
-    let journal = cluster.journal();
-    let once: HashSet<&str> = journal.iter().map(String::as_str).collect();
-    assert_eq!(once.len(), journal.len(), "a write was executed twice");
-    let writes = history.iter().filter(|operation| operation.is_write);
-    let acknowledged: HashSet<String> =
-        writes.map(|operation| format!("{} {}", operation.register, operation.value)).collect();
-    let lost: Vec<_> = acknowledged.iter().filter(|line| !once.contains(line.as_str())).collect();
-    assert!(lost.is_empty(), "acknowledged and not executed: {lost:?}");
-    let unasked: Vec<_> = once.iter().filter(|line| !acknowledged.contains(**line)).collect();
-    assert!(
-        unasked.is_empty(),
-        "executed and never acknowledged, though clients ask until they are told: {unasked:?}"
-    );
-    assert!(acknowledged.len() > 100, "only {} writes", acknowledged.len());
-    check(history).unwrap();
-}
 
 fn directory() -> State {
     State::Directory { volume: "data".to_owned() }
@@ -311,13 +263,6 @@ fn a_log_of_long_entries_stays_within_its_bounds() {
     assert_eq!(cluster.journal().len(), 120);
 }
 
-/// A figure of `GET /metrics`.
-fn figure_of(replica: &Replica, name: &str) -> f64 {
-    let text = replica.admin("/metrics").map(|answer| answer.body).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or("0");
-    line.parse().unwrap()
-}
-
 #[test]
 fn a_leader_that_is_told_to_end_hands_over() {
     let _alone = alone();
@@ -351,6 +296,8 @@ fn without_a_quorum_nothing_is_acknowledged_and_nothing_is_done_later() {
     for replica in &others {
         replica.lose();
     }
+    // What was on its way to the others while they went could be done when they are back.
+    eventually("loss of the majority", || left.status().filter(|status| !status.has_quorum));
     let tried: Vec<_> = std::thread::scope(|scope| {
         let ask =
             |number: usize| once(left.ports.front, &put("r1", &format!("lost.{number}"), None)).unwrap();

@@ -17,9 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Opens the port of this name, when the VM has a device for it. Reading from it and writing to it never wait.
 pub(crate) fn open(name: &str) -> Result<Option<OwnedFd>, Error> {
-    if !has_device() {
-        return Ok(None);
-    }
+    if has_device() { promised(name, PATIENCE) } else { Ok(None) }
+}
+
+/// Opens the port of this name, which the VM has for certain, as soon as it is there; nothing where it is not within `patience`.
+pub(crate) fn promised(name: &str, patience: Duration) -> Result<Option<OwnedFd>, Error> {
     let start = Instant::now();
     loop {
         if let Some(path) = named(name) {
@@ -27,7 +29,7 @@ pub(crate) fn open(name: &str) -> Result<Option<OwnedFd>, Error> {
             let port = rustix::fs::open(&path, flags, Mode::empty());
             return port.map(Some).doing(|| format!("open {}", path.display()));
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > patience {
             return Ok(None);
         }
         std::thread::sleep(Duration::from_millis(5));

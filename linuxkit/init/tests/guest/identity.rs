@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use i2kit_spec::cmdline::{IDENTITY, IDENTITY_AWAITED};
 use i2kit_spec::identity::{
@@ -114,18 +115,25 @@ fn machines_of_one_snapshot_are_told_apart() {
     let before = fs::read(&memory).unwrap();
 
     let copy = of("share=off");
+    let start = |number: u8| {
+        let own = folder.path().join(number.to_string());
+        fs::create_dir(&own).unwrap();
+        let incoming = own.join("incoming");
+        let uri = format!("unix:{}", incoming.display());
+        let more = [&machine[..], &plain, &["-object", &copy, "-incoming", &uri]].concat();
+        let vm = boot(&own, &pod, &more);
+        let mut state = connect(&incoming);
+        state.write_all(&devices).unwrap();
+        drop(state);
+        // It is told once it runs, as the local cloud does.
+        while vm.execute(r#"{"execute": "query-status"}"#).contains("inmigrate") {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        (vm, connect(&own.join("identity")))
+    };
     let mut machines: Vec<(Vm, Vec<String>)> = (1..=2)
         .map(|number| {
-            let own = folder.path().join(number.to_string());
-            fs::create_dir(&own).unwrap();
-            let incoming = own.join("incoming");
-            let uri = format!("unix:{}", incoming.display());
-            let more = [&machine[..], &plain, &["-object", &copy, "-incoming", &uri]].concat();
-            let mut vm = boot(&own, &pod, &more);
-            let mut state = connect(&incoming);
-            state.write_all(&devices).unwrap();
-            drop(state);
-            let mut host = connect(&own.join("identity"));
+            let (mut vm, mut host) = start(number);
             let answer = tell(&mut vm, &mut host, number);
             (vm, answer)
         })
@@ -137,6 +145,14 @@ fn machines_of_one_snapshot_are_told_apart() {
     // Both run, and neither has written where the other one reads.
     for (vm, answer) in &mut machines {
         assert_eq!(vm.shell("hostname").trim(), answer[0]);
+    }
+    drop(machines);
+    // Told as soon as anybody is at the host's end of the port, each says that it has taken it.
+    for number in 3..13 {
+        let (vm, mut host) = start(number);
+        host.write_all(&message(number)).unwrap();
+        hear(&mut host, IDENTITY_TAKEN);
+        drop(vm);
     }
     assert!(fs::read(&memory).unwrap() == before, "the snapshot is as it was");
 }

@@ -53,6 +53,22 @@ fn orders_go_to_pid_1_and_its_word_comes_back() {
     }
 }
 
+fn report() -> ReplicaReport {
+    serde_json::from_str(
+        r#"{"role":"leader","term":3,"leader":0,"hasQuorum":true,"recoveries":0,"divergedAt":7,"waitsFor":"more"}"#,
+    )
+    .unwrap()
+}
+
+#[test]
+fn what_a_replica_says_of_itself_goes_to_the_loop() {
+    let (client, asks, replies, _bell) = served();
+    ask(&client, &PodRequest::Report { report: report() });
+    assert_eq!(asks.recv().unwrap(), Ask::Report { id: 7, report: report() });
+    replies.send(Reply::Ordered(None)).unwrap();
+    assert_eq!(read_answer(&client), PodAnswer::Done);
+}
+
 #[test]
 fn a_program_has_its_streams_and_its_exit_code() {
     let (mut client, asks, replies, _bell) = served();
@@ -70,6 +86,7 @@ fn a_program_has_its_streams_and_its_exit_code() {
     let output: OwnedFd = child.stdout.take().unwrap().into();
     rustix::io::ioctl_fionbio(&output, true).unwrap();
     replies.send(Reply::Piped(Pipe::Output, output)).unwrap();
+    let mut program = Some(std::thread::spawn(move || child.wait().unwrap().success()));
     // More than a pipe and a piece hold.
     let sent: Vec<u8> = (0..300_000_u32).flat_map(u32::to_be_bytes).collect();
     let writer = {
@@ -86,7 +103,7 @@ fn a_program_has_its_streams_and_its_exit_code() {
     while let Some(part) = read_frame(&client).filter(|_| came.len() < sent.len()) {
         came.extend(part);
         if came.len() == sent.len() {
-            assert!(child.wait().unwrap().success());
+            assert!(program.take().unwrap().join().unwrap());
             replies.send(Reply::Ran(3)).unwrap();
         }
     }
@@ -147,6 +164,7 @@ fn changed_requests_and_frames_never_end_it() {
             command: vec!["dump".into(), "-".into()],
             env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
         },
+        PodRequest::Report { report: report() },
     ];
     let lines = requests.iter().map(|request| {
         let mut line = serde_json::to_vec(request).unwrap();

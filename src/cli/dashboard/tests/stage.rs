@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
+use i2kit_spec::replica::{Progress, ReplicaReport, Role};
 use tokio::sync::Mutex;
 
 use crate::cli::context::{self, Context};
@@ -198,6 +199,9 @@ impl Stage {
         let time = now().as_secs_f64();
         for group in &mut fleet.groups {
             group.instances.iter_mut().enumerate().for_each(|(at, each)| dress(each, at, time));
+            if group.name == name("orders") {
+                group.instances.iter_mut().enumerate().for_each(|(at, each)| replicate(each, at, time));
+            }
         }
         fleet.balancers = fleet
             .groups
@@ -265,6 +269,21 @@ fn dress(instance: &mut Instance, at: usize, time: f64) {
         window_ms: 15_000,
         containers: [("web".to_owned(), usage)].into(),
         machine: None,
+    });
+}
+
+/// Makes an instance a replica: the first one leads, the second is a little behind.
+fn replicate(instance: &mut Instance, at: usize, time: f64) {
+    let committed = amount(time) % 1_000_000;
+    instance.replica = Some(ReplicaReport {
+        role: if at == 0 { Role::Leader } else { Role::Follower },
+        term: 3,
+        leader: Some(0),
+        has_quorum: true,
+        recoveries: 0,
+        diverged_at: None,
+        waits_for: None,
+        progress: Some(Progress { committed, applied: committed - u64::from(at == 1) * 2 }),
     });
 }
 

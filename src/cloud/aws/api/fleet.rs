@@ -292,6 +292,8 @@ pub(super) fn instances(
                 from_snapshot: false,
                 pid: None,
                 containers: vec![],
+                replica: None,
+                silent: false,
                 usage: None,
             })
         })

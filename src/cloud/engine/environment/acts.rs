@@ -200,7 +200,8 @@ impl Environment {
     }
 
     /// Sets the size and starts a refresh, or adopts the active one to the same revision. It leaves, and may return to, the
-    /// current revision if that one ever served; one that never did is no way back, and is given up for the new one.
+    /// current revision if that one ever served; one that never did is no way back, and is given up for the new one. So is one
+    /// of another number of replicas, by the rule that plans keep to: its machines would refuse the log.
     pub(in crate::cloud::engine) fn start_refresh(
         &mut self,
         name: &Name,
@@ -210,9 +211,9 @@ impl Environment {
     ) -> Result<(), CloudError> {
         bounded(name, replicas)?;
         let group = self.group_mut(name)?;
-        if group.revision(to).is_none() {
+        let Some(wanted) = group.revision(to).map(|found| found.launch.replicas) else {
             return Err(CloudError::not_found(format!("revision {to} of"), name));
-        }
+        };
         let replicas = group.kept_size(replicas);
         if group.settings.job.is_some() {
             group.replicas = replicas;
@@ -232,9 +233,13 @@ impl Environment {
             });
         }
         let served = |number: &u32| group.revision(*number).is_some_and(|found| found.deployed.is_some());
-        let from = group.memory.current.filter(served);
+        let is_way_back =
+            |number: &u32| group.revision(*number).is_some_and(|found| found.launch.replicas == wanted);
+        let left = group.memory.current.filter(served);
+        let from = left.filter(is_way_back);
         group.replicas = replicas;
-        group.memory.refresh = Some(RefreshState::start(from, to, now));
+        let barred = left.filter(|_| from.is_none());
+        group.memory.refresh = Some(RefreshState { barred, ..RefreshState::start(from, to, now) });
         group.memory.failures = 0;
         group.memory.runs.clear();
         group.memory.not_before = now.steady;

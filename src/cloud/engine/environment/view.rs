@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use i2kit_spec::replica::ReplicaReport;
+
 use super::{Environment, GroupRecord, InstanceRecord, MachineFacts};
 use crate::cloud::engine::moment::Moment;
 use crate::cloud::engine::reconcile::{RefreshState, Rescale, Run};
@@ -95,7 +97,7 @@ fn show_group(
         runs: group.memory.runs.iter().map(|run| show_run(group, run)).collect(),
         schedule: show_schedule(group, now.wall),
         scaling: None,
-        events: group.memory.rescales.iter().map(|rescale| show_rescale(name, rescale)).collect(),
+        events: events(name, group),
         causes: vec![],
     }
 }
@@ -125,8 +127,22 @@ fn show_instance(group: &Name, record: &InstanceRecord, facts: MachineFacts, now
         from_snapshot: record.from_snapshot,
         pid: facts.pid,
         containers: record.containers.clone(),
+        replica: show_replica(record),
+        silent: record.silent_since.is_some(),
         usage: None,
     }
+}
+
+/// What a replica said last, while its machine runs and answers: what a silent one said may be no more so.
+fn show_replica(record: &InstanceRecord) -> Option<ReplicaReport> {
+    let is_heard = record.state == InstanceState::Running && record.silent_since.is_none();
+    record.replica.clone().filter(|_| is_heard)
+}
+
+/// What the group did by itself: its scaler's changes, and what became of its replicas.
+fn events(name: &Name, group: &GroupRecord) -> Vec<CloudEvent> {
+    let scaled = group.memory.rescales.iter().map(|rescale| show_rescale(name, rescale));
+    scaled.chain(group.memory.replicas.events.iter().cloned()).collect()
 }
 
 /// What a scaler did, in the words of Kubernetes' controller.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::run_state::Run;
 use super::schedule::Scheduled;
 use crate::cloud::engine::moment::Moment;
+use crate::cloud::engine::replicas::ReplicaMemory;
 use crate::plan::fleet::{GroupSettings, RefreshStatus};
 
 /// What a group remembers from one decision to the next.
@@ -37,6 +38,9 @@ pub struct GroupMemory {
     /// What its scaler did, oldest first: as much as its policies and those who read events need.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rescales: Vec<Rescale>,
+    /// Of a replicated group: what its replicas said of themselves.
+    #[serde(default, skip_serializing_if = "ReplicaMemory::is_empty")]
+    pub replicas: ReplicaMemory,
     /// No VM is started before this time.
     pub not_before: u64,
     /// Since when all VMs are healthy.
@@ -114,6 +118,9 @@ pub struct RefreshState {
     pub status: RefreshStatus,
     /// The revision that it leaves.
     pub from: Option<u32>,
+    /// A revision that served before it, and that it cannot return to: one of another number of replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub barred: Option<u32>,
     /// The revision that it brings.
     pub to: u32,
     /// When it started.
@@ -166,6 +173,7 @@ impl RefreshState {
         Self {
             status: RefreshStatus::InProgress,
             from,
+            barred: None,
             to,
             started: now.steady,
             created: now.wall / 1000,

@@ -79,7 +79,13 @@ fn fail(refresh: &mut RefreshState, late: bool, group: &GroupView, now: u64) {
         }
         _ => {
             refresh.status = RefreshStatus::Failed;
-            refresh.reason = Some(format!("{what}, and no other revision ever served to go back to"));
+            let why = match refresh.barred {
+                Some(number) => format!(
+                    "revision {number} is no way back: its machines are another number of replicas, and would refuse the log"
+                ),
+                None => "no other revision ever served to go back to".to_owned(),
+            };
+            refresh.reason = Some(format!("{what}, and {why}"));
         }
     }
     refresh.moved = now;

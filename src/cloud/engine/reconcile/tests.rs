@@ -368,6 +368,36 @@ fn nothing_is_rolled_back_to_what_never_served() {
 }
 
 #[test]
+fn a_replicated_group_is_not_rolled_back_to_another_number_of_replicas() {
+    for (replicas, is_rolled_back) in [([Some(3), Some(3)], true), ([Some(3), Some(5)], false)] {
+        let sim = world(&settings(0, 1), 0, &[Behaviour::Ends(0)]);
+        let mut world = sim.world();
+        {
+            let group = world.environment.groups.get_mut(&web()).unwrap();
+            for (revision, replicas) in group.revisions.iter_mut().zip(replicas) {
+                revision.launch.replicas = replicas;
+            }
+            group.revisions[0].deployed = Some(1);
+            group.memory.current = Some(1);
+        }
+        let now = world.moment();
+        world.environment.start_refresh(&web(), 2, 1, now).unwrap();
+        while group(&world).memory.refresh.as_ref().unwrap().status.is_active() {
+            world.pass(1);
+        }
+        let refresh = group(&world).memory.refresh.clone().unwrap();
+        let reason = refresh.reason.unwrap();
+        if is_rolled_back {
+            assert_eq!((refresh.status, refresh.from), (RefreshStatus::RolledBack, Some(1)), "{reason}");
+        } else {
+            assert_eq!((refresh.status, refresh.from), (RefreshStatus::Failed, None));
+            assert!(reason.starts_with("3 VMs failed, and revision 1 is no way back: "), "{reason}");
+            assert_eq!(group(&world).memory.current, Some(2), "what was asked for is what it goes on to try");
+        }
+    }
+}
+
+#[test]
 fn a_grace_period_without_bound_is_one() {
     let mut view = group(&world(&settings(0, 1), 1, &[]).world()).view(&|_| MachineFacts::default());
     view.vms[0].state = InstanceState::Stopping;

@@ -19,7 +19,7 @@ use super::{apply, exec, logs, replica, watch};
 use crate::cloud::local::home::{Home, SOCKET};
 use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::socket;
-use crate::cloud::local::wire::{Apply, Console, Exec, Hello, Inspect, Logs, Replica};
+use crate::cloud::local::wire::{Apply, Console, Exec, Hello, Inspect, Logs, OrderReplica, Replica};
 use crate::cloud::{CloudError, Scope};
 use crate::plan::metrics::prometheus;
 
@@ -108,6 +108,7 @@ pub(super) fn router(keeper: Arc<Keeper>) -> Router {
         .route("/v1/console", post(console))
         .route("/v1/exec", post(execute))
         .route("/v1/replica", post(ask_replica))
+        .route("/v1/replica-order", post(order_replica))
         .with_state(keeper)
 }
 
@@ -173,6 +174,13 @@ async fn console(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Console>) 
 async fn ask_replica(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Replica>) -> Response {
     match replica::ask(&keeper, asked).await {
         Ok(status) => Json(status).into_response(),
+        Err(error) => refused(error),
+    }
+}
+
+async fn order_replica(State(keeper): State<Arc<Keeper>>, Json(wanted): Json<OrderReplica>) -> Response {
+    match replica::order(&keeper, wanted).await {
+        Ok(answer) => Json(answer).into_response(),
         Err(error) => refused(error),
     }
 }

@@ -113,7 +113,7 @@ async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
         Ok(Some((started, key))) => (Ok(Some(started)), Some(key)),
         Ok(None) => {
             let (this, of) = (Arc::clone(keeper), Arc::clone(&launch));
-            let booted = apart(move || start(&this, &of, MemoryPlace::Own)).await;
+            let booted = apart("start of a machine", move || start(&this, &of, MemoryPlace::Own)).await;
             (booted.flatten(), None)
         }
         Err(error) => (Err(error), None),

@@ -213,6 +213,8 @@ impl Sim {
         match (effect, attempt) {
             (Effect::Launch(launch), Err(error)) => self.state.failed(&launch.id, error.to_string()),
             (Effect::Launch(launch), Ok(())) => {
+                let is_of_job = self.group().is_some_and(|group| group.settings.job.is_some());
+                assert_eq!(launch.with_templates, !is_of_job, "machines of Jobs boot, and leave no template");
                 let (id, now) = (launch.id.clone(), self.now);
                 self.world().folders.insert(id.clone());
                 self.point(false)?;

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use i2kit_spec::replica::Progress;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio_util::sync::CancellationToken;
 
@@ -74,6 +75,8 @@ pub(in crate::cloud::local) struct MachineHandle {
     pub(in crate::cloud::local) watch: CancellationToken,
     /// What its guest reported to use.
     pub(in crate::cloud::local) usage: UsageHistory,
+    /// How far its replica is, as its guest reported last.
+    pub(in crate::cloud::local) replica: Option<Progress>,
     /// Whether its process was killed; one that hangs in the kernel may take its time.
     pub(in crate::cloud::local) killed: bool,
 }
@@ -150,6 +153,7 @@ impl MachineHandle {
             channel: None,
             watch: CancellationToken::new(),
             usage: UsageHistory::default(),
+            replica: None,
             killed: false,
         }
     }

@@ -513,6 +513,9 @@ impl State {
                 let Some((revision, machine)) = revision.zip(machine) else { continue };
                 let measured = machine.usage.measured(capacity(&revision.launch), now);
                 instance.usage = measured.map(|measured| measured.usage);
+                if let Some(replica) = &mut instance.replica {
+                    replica.progress = machine.replica;
+                }
             }
         }
     }

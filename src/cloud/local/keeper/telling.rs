@@ -105,6 +105,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_guest_that_has_told_a_killed_process_that_it_took_it_is_left_alone_and_has_answered_in_the_end()
+     {
+        let root = tempfile::tempdir().unwrap();
+        let keeper = keeper(root.path(), &Arc::new(AtomicBool::new(true)));
+        let listener = socket::listen(&keeper.home.instance("web-1-a"), qemu::IDENTITY).unwrap();
+        let told = Told { parameters: String::new(), hardware: None };
+        let telling = tokio::spawn(tell(Arc::clone(&keeper), "web-1-a".to_owned(), told));
+        let lives = async {
+            // It asks for nothing any more.
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answered = |record: &mut InstanceRecord| record.answered = true;
+            {
+                let mut state = keeper.state();
+                let groups = state.environments.values_mut().flat_map(|found| found.groups.values_mut());
+                groups.flat_map(|group| group.instances.values_mut()).for_each(answered);
+            }
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).await.unwrap();
+            telling.await.unwrap();
+            heard
+        };
+        let heard = tokio::time::timeout(PATIENCE, lives).await.expect("an end");
+        assert!(heard.is_empty(), "{heard:?}");
+        assert!(keeper.tasks.failing().is_empty());
+    }
+
+    #[tokio::test]
     async fn a_vm_that_has_ended_is_told_nothing() {
         let root = tempfile::tempdir().unwrap();
         let is_alive = Arc::new(AtomicBool::new(true));

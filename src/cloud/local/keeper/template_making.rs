@@ -54,7 +54,7 @@ struct Making {
 /// Makes templates that are wanted until the process is to end.
 pub(in crate::cloud::local) async fn make_templates(keeper: Arc<Keeper>) -> Result<(), CloudError> {
     let home = keeper.home.clone();
-    apart(move || template::sweep(&home, clock::of_files())).await?;
+    apart("removal of unfinished snapshots", move || template::sweep(&home, clock::of_files())).await?;
     loop {
         let due = keeper.templates.table().due();
         let next = async {
@@ -104,7 +104,9 @@ async fn make(keeper: &Arc<Keeper>, key: Digest, wanted: Wanted) {
 /// Whether one was made; not where it is there already, or nobody needs it.
 async fn attempt(keeper: &Arc<Keeper>, key: Digest, wanted: &Wanted) -> Result<bool, String> {
     let (this, of) = (Arc::clone(keeper), wanted.clone());
-    let begun = apart(move || begin(&this, key, &of)).await.map_err(|error| error.to_string())??;
+    let begun = apart("start of a snapshot's machine", move || begin(&this, key, &of))
+        .await
+        .map_err(|error| error.to_string())??;
     let Some(making) = begun else { return Ok(false) };
     let folder = making.folder.path().to_owned();
     let stopped = timeout(MAKING, stop_where_it_waits(&folder, &making.process)).await;
@@ -112,21 +114,45 @@ async fn attempt(keeper: &Arc<Keeper>, key: Digest, wanted: &Wanted) -> Result<b
         let reason = format!("it is not done after {} s: this host is busy", MAKING.as_secs());
         Err(io::Error::new(io::ErrorKind::TimedOut, reason))
     });
+    let has_ended = !making.process.is_alive();
     making.process.kill();
     let given_up = Instant::now() + END;
     while making.process.is_alive() && Instant::now() < given_up {
         sleep(LOOK / 10).await;
     }
     if let Err(error) = stopped {
-        let said = process::last_message(&folder).map(|said| format!("; qemu says: {said}"));
-        return Err(format!("{error}{}", said.unwrap_or_default()));
+        let said = process::last_message(&folder).map(|said| format!("qemu says: {said}"));
+        let room = || template::has_room(&keeper.home, 0).err();
+        return Err(not_stopped(&error, has_ended, said, room));
     }
     if making.process.is_alive() {
         return Err("its process does not end".to_owned());
     }
     let (home, memory_mib) = (keeper.home.clone(), wanted.spec.memory_mib);
-    let kept = apart(move || template::keep(&home, &making.kind, memory_mib, making.folder)).await;
+    let kept = apart("keeping of a snapshot", move || {
+        template::keep(&home, &making.kind, memory_mib, making.folder)
+    })
+    .await;
     kept.flatten().map(|()| true).map_err(|error| error.to_string())
+}
+
+/// Why a machine was not stopped where its guest waits, by the error of the conversation with its qemu and what that `said` last.
+/// Memory that the disk has no room for ends qemu without a word, so that the `room` tells then.
+fn not_stopped(
+    error: &io::Error,
+    has_ended: bool,
+    said: Option<String>,
+    room: impl FnOnce() -> Option<String>,
+) -> String {
+    match (has_ended, said) {
+        (false, None) => error.to_string(),
+        (false, Some(said)) => format!("{error}; {said}"),
+        (true, Some(said)) => format!("its qemu has ended; {said}"),
+        (true, None) => match room() {
+            Some(room) => format!("its qemu has ended: {room}"),
+            None => format!("its qemu has ended, and does not say why: {error}"),
+        },
+    }
 }
 
 /// Starts the machine, where it is needed and there is room for it. Blocks.
@@ -189,4 +215,23 @@ async fn stop_where_it_waits(folder: &Path, process: &TemplateProcess) -> io::Re
     sleep(REST).await;
     qmp::pause(folder).await?;
     qmp::save_devices(folder, template::DEVICES).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_qemu_that_ended_is_told_from_one_that_does_not_answer() {
+        let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+        let full = || Some("/cache has 0 MiB left".to_owned());
+        let why =
+            |has_ended, said: Option<&str>| not_stopped(&error, has_ended, said.map(str::to_owned), full);
+        assert_eq!(why(false, None), error.to_string());
+        assert_eq!(why(false, Some("qemu says: busy")), format!("{error}; qemu says: busy"));
+        assert_eq!(why(true, Some("qemu says: no KVM")), "its qemu has ended; qemu says: no KVM");
+        assert_eq!(why(true, None), "its qemu has ended: /cache has 0 MiB left");
+        let silent = not_stopped(&error, true, None, || None);
+        assert_eq!(silent, format!("its qemu has ended, and does not say why: {error}"));
+    }
 }

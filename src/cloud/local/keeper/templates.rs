@@ -18,7 +18,7 @@ use crate::cloud::local::link::identity::{self, Told};
 use crate::cloud::local::machine::process::{self, MachineProcess};
 use crate::cloud::local::machine::qemu::{self, MemoryFile, MemoryPlace};
 use crate::cloud::local::machine::qemu_version::Version;
-use crate::cloud::local::machine::template::{self, Kind, KindFacts, Template};
+use crate::cloud::local::machine::template::{self, Damaged, Kind, KindFacts, Template};
 use crate::cloud::local::machine::template_table::Wanted;
 use crate::cloud::local::machine::{images, platform, qmp};
 use crate::cloud::local::socket;
@@ -50,6 +50,13 @@ struct Found {
     read_only: bool,
 }
 
+/// The template that a VM has started from: its name, and which one of its kind it was.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Used {
+    key: Digest,
+    mark: Digest,
+}
+
 /// Why a VM did not come to life.
 #[derive(Debug, PartialEq, Eq)]
 enum Missed {
@@ -76,46 +83,54 @@ fn find(keeper: &Keeper, launch: &Launch) -> Option<Found> {
     let (kind, version) = kind(keeper, &launch.spec, launch.address.is_some())?;
     match template::find(&keeper.home, &kind) {
         Ok(found) => Some(Found { key: kind.key(), template: found?, read_only: version.copies_read_only }),
-        Err(reason) => {
-            give_up(keeper, kind.key(), &reason);
+        Err(Damaged { mark, reason }) => {
+            give_up(keeper, kind.key(), mark, &reason);
             None
         }
     }
 }
 
-/// Removes a template that is not used any more.
-fn give_up(keeper: &Keeper, key: Digest, reason: &str) {
-    let anew =
-        if keeper.templates.table().spoiled(key) { "another one is made" } else { "no other one is made" };
-    keeper.log.write(format_args!("snapshot {}: {reason}; it is removed, and {anew}", key.short()));
-    if let Err(error) = template::remove(&keeper.home, key) {
-        keeper.log.write(format_args!("snapshot {}: {error}", key.short()));
+/// Removes a template that is not used any more. It was at fault once, however many machines have found that; one that gave way,
+/// was pruned or has a successor meanwhile was not.
+fn give_up(keeper: &Keeper, key: Digest, mark: Option<Digest>, reason: &str) {
+    let name = key.short();
+    match template::remove_marked(&keeper.home, key, mark) {
+        Ok(true) => {
+            let may_be_made = keeper.templates.table().spoiled(key);
+            let anew = if may_be_made { "another one is made" } else { "no other one is made" };
+            keeper.log.write(format_args!("snapshot {name}: {reason}; it is removed, and {anew}"));
+        }
+        Ok(false) => {}
+        Err(error) => keeper.log.write(format_args!("snapshot {name}: {reason}; {error}")),
     }
 }
 
-/// Starts a VM from the template of its kind, whose name is returned too. Nothing where the VM is to boot; an error where it cannot do
+/// Starts a VM from the template of its kind, which is returned too. Nothing where the VM is to boot; an error where it cannot do
 /// that either.
 pub(super) async fn start(
     keeper: &Arc<Keeper>,
     launch: &Arc<Launch>,
-) -> Result<Option<(Started, Digest)>, CloudError> {
+) -> Result<Option<(Started, Used)>, CloudError> {
     if !launch.with_templates {
         return Ok(None);
     }
     let (this, of) = (Arc::clone(keeper), Arc::clone(launch));
-    let Some(Found { key, template, read_only }) = apart(move || find(&this, &of)).await? else {
+    let Some(Found { key, template, read_only }) =
+        apart("search for a snapshot", move || find(&this, &of)).await?
+    else {
         return Ok(None);
     };
-    let Template { memory, devices } = template;
+    let Template { memory, devices, mark } = template;
+    let used = Used { key, mark };
     let (this, of) = (Arc::clone(keeper), Arc::clone(launch));
-    let begun = apart(move || {
+    let begun = apart("start of a machine", move || {
         let file = MemoryFile { path: &memory, read_only };
         begin(&this, &of, MemoryPlace::Copied(file))
     });
     // What keeps it from being started keeps it from being booted, too, and is told then.
     let Ok(Some(mut started)) = begun.await? else { return Ok(None) };
     let missed = match come_to_life(keeper, &launch.id, &mut started, &devices).await {
-        Ok(()) => return Ok(Some((started, key))),
+        Ok(()) => return Ok(Some((started, used))),
         Err(missed) => missed,
     };
     let is_late = missed == Missed::Late;
@@ -130,9 +145,9 @@ pub(super) async fn start(
     };
     keeper.log.write(format_args!("{} does not start from its snapshot: {reason}; it boots", launch.id));
     // A busy host may be late as well.
-    if !is_late || keeper.templates.table().struck(key) {
+    if !is_late || keeper.templates.table().struck(key, mark) {
         let this = Arc::clone(keeper);
-        apart(move || give_up(&this, key, &reason)).await?;
+        apart("removal of a snapshot", move || give_up(&this, key, Some(mark), &reason)).await?;
     }
     Ok(None)
 }
@@ -232,7 +247,7 @@ fn fate(keeper: &Keeper, id: &str) -> Fate {
 
 /// Looks at a VM until it is known whether its guest answers. One that booted, and did, has the template of its kind made; one that
 /// started `from` a template, and did not, is counted against that.
-pub(super) async fn follow(keeper: Arc<Keeper>, launch: Arc<Launch>, from: Option<Digest>) {
+pub(super) async fn follow(keeper: Arc<Keeper>, launch: Arc<Launch>, from: Option<Used>) {
     let pause = if from.is_some() { LOOK } else { SLOW_LOOK };
     let found = loop {
         sleep(pause).await;
@@ -242,12 +257,14 @@ pub(super) async fn follow(keeper: Arc<Keeper>, launch: Arc<Launch>, from: Optio
         }
     };
     match (found, from) {
-        (Fate::Answered, Some(key)) => keeper.templates.table().worked(key),
-        (Fate::Failed, Some(key)) => {
-            let is_bad = keeper.templates.table().struck(key);
+        (Fate::Answered, Some(Used { key, mark })) => keeper.templates.table().worked(key, mark),
+        (Fate::Failed, Some(Used { key, mark })) => {
+            let is_bad = keeper.templates.table().struck(key, mark);
             if is_bad {
                 // A thread that cannot be had leaves it for the next one that fails.
-                let _ = apart(move || give_up(&keeper, key, "its machines do not answer")).await;
+                let reason = "its machines do not answer";
+                let _ =
+                    apart("removal of a snapshot", move || give_up(&keeper, key, Some(mark), reason)).await;
             }
         }
         (Fate::Answered, None) => {
@@ -256,7 +273,7 @@ pub(super) async fn follow(keeper: Arc<Keeper>, launch: Arc<Launch>, from: Optio
                 let Some((kind, _)) = kind(&keeper, &launch.spec, own_network) else { return };
                 keeper.templates.want(kind.key(), Wanted { spec: launch.spec.clone(), own_network });
             };
-            let _ = apart(wanted).await;
+            let _ = apart("wish for a snapshot", wanted).await;
         }
         (Fate::Failed, None) | (Fate::Open | Fate::Gone, _) => {}
     }
@@ -273,6 +290,8 @@ mod tests {
     use super::*;
     use crate::cloud::engine::environment::InstanceRecord;
     use crate::cloud::local::machine::qmp::tests::stand_in;
+    use crate::cloud::local::machine::template::tests::{kind, make};
+    use crate::cloud::local::machine::template_table::tests::wanted;
     use crate::cloud::local::store;
 
     /// Far more than a busy host takes.
@@ -329,6 +348,73 @@ mod tests {
             Missed::Late,
             "that of a busy host is no refusal"
         );
+    }
+
+    #[test]
+    fn one_template_is_at_fault_once_however_many_machines_find_that() {
+        const MACHINES: usize = 8;
+        let root = tempfile::tempdir().unwrap();
+        let keeper = &Keeper::with_machine(root.path(), &Arc::new(AtomicBool::new(true)));
+        let (kind, other) = (kind(1), kind(2));
+        let all = |find_fault: &(dyn Fn() + Sync)| {
+            std::thread::scope(|scope| {
+                for _ in 0..MACHINES {
+                    scope.spawn(find_fault);
+                }
+            });
+        };
+        // A thread of its own writes the log, in order.
+        let mut looked = 0;
+        let mut faults = || {
+            looked += 1;
+            let last = format!("look {looked}.");
+            keeper.log.write(format_args!("{last}"));
+            let since = std::time::Instant::now();
+            loop {
+                let log = std::fs::read_to_string(keeper.home.log()).unwrap();
+                if log.contains(&last) {
+                    break log.lines().filter(|line| line.contains("it is removed")).count();
+                }
+                assert!(since.elapsed() < PATIENCE, "{log}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        // Its bytes are others, and all machines that are started at once see it.
+        make(&keeper.home, &kind);
+        let folder = keeper.home.template(kind.key());
+        std::fs::write(folder.join("devices"), "other").unwrap();
+        all(&|| {
+            let Err(Damaged { mark, reason }) = template::find(&keeper.home, &kind) else { return };
+            give_up(keeper, kind.key(), mark, &reason);
+        });
+        assert_eq!(faults(), 1);
+        // All are late at once. Times of files are those of the kernel's last tick.
+        std::thread::sleep(Duration::from_millis(20));
+        make(&keeper.home, &kind);
+        let mark = template::find(&keeper.home, &kind).unwrap().unwrap().mark;
+        let late = || {
+            if keeper.templates.table().struck(kind.key(), mark) {
+                give_up(keeper, kind.key(), Some(mark), "late");
+            }
+        };
+        all(&late);
+        assert_eq!(faults(), 2);
+        // Those that are later still say nothing of the next one.
+        std::thread::sleep(Duration::from_millis(20));
+        make(&keeper.home, &kind);
+        all(&late);
+        assert!(template::find(&keeper.home, &kind).unwrap().is_some());
+        assert_eq!(faults(), 2);
+        assert!(keeper.templates.table().want(kind.key(), wanted(), std::time::Instant::now()));
+        // One that is removed by others meanwhile was at no fault.
+        make(&keeper.home, &other);
+        let mark = template::find(&keeper.home, &other).unwrap().unwrap().mark;
+        std::fs::remove_file(keeper.home.template(other.key()).join("template.json")).unwrap();
+        let half = template::find(&keeper.home, &other).unwrap_err();
+        give_up(keeper, other.key(), Some(mark), "refused");
+        give_up(keeper, other.key(), half.mark, &half.reason);
+        assert_eq!(faults(), 2);
+        assert!(!keeper.home.template(other.key()).exists(), "what is no template is removed");
     }
 
     #[tokio::test]

@@ -255,7 +255,8 @@ fn apply_check(
     id: &str,
     HealthCheck { outcome, closed_port, owed }: HealthCheck,
 ) -> Duration {
-    let now = keeper.clock.now().steady;
+    let moment = keeper.clock.now();
+    let now = moment.steady;
     let mut state = keeper.state();
     let State { environments, machines, .. } = &mut *state;
     let Some(machine) = machines.get_mut(id) else { return status_check::PERIOD };
@@ -271,14 +272,16 @@ fn apply_check(
     }
     let containers = group.revision(record.revision).map(|revision| revision.launch.containers.as_slice());
     let containers = containers.unwrap_or_default();
+    let known = Known { containers, boot: group.settings.boot_limit(), closed_port };
     if let CheckOutcome::Status(status) = &outcome {
         machine.usage.add(status, containers, now);
+        let said = status.replica.as_ref().filter(|_| known.is_replica());
+        machine.replica = said.and_then(|said| said.progress);
     }
     let mut judged = record.clone();
     if let CheckOutcome::Silence(_) = &outcome {
         owes(&mut judged, Millis(u64::try_from(owed.as_millis()).unwrap_or(u64::MAX)), now);
     }
-    let known = Known { containers, boot: group.settings.boot_limit(), closed_port };
     judge(&mut judged, outcome, &known, now);
     let period =
         if judged.health == Health::Healthy { status_check::PERIOD } else { status_check::PERIOD_STARTING };
@@ -291,8 +294,14 @@ fn apply_check(
     }
     let (environment, name) = (environment.clone(), name.clone());
     let group = environments.get_mut(&environment).and_then(|found| found.groups.get_mut(&name));
-    if let Some(record) = group.and_then(|group| group.instances.get_mut(id)) {
-        *record = judged;
+    if let Some(group) = group
+        && let Some(record) = group.instances.get_mut(id)
+    {
+        let before = std::mem::replace(record, judged);
+        if before.replica != record.replica {
+            let (id, now) = (record.id.clone(), record.replica.as_ref());
+            group.memory.replicas.note(&id, before.replica.as_ref(), now, moment.wall);
+        }
     }
     period
 }

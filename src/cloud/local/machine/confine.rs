@@ -4,10 +4,11 @@
 //! - Its environment is [`Home::environment`](crate::cloud::local::home::Home), and it has no descriptor that was not
 //!   meant for it.
 //! - Its system calls are filtered by qemu's own sandbox, and it can gain no rights by a program (`no_new_privs`).
-//! - Where the kernel has Landlock, it opens its image to read, its own folder, the memory of a template that it starts from, and
-//!   the system's programs.
+//! - Where the kernel has Landlock, it opens its image to read, its own folder, the memory of a template that it starts from (an
+//!   older qemu to write, too), and the system's programs.
 //! - Where the local cloud runs as root, qemu becomes a user of its own, one a machine, without capabilities, once it
-//!   has opened its files.
+//!   has opened its files. That of a machine which becomes a template stays root, without capabilities: whoever becomes another
+//!   user is no more told of the end of who started it.
 
 use std::fs;
 use std::io;

@@ -80,16 +80,21 @@ pub(crate) fn values(
     Ok(values)
 }
 
-/// The message of Secrets for a machine, as a file in memory that the machine reads at its boot. Its pages are freed
-/// with the machine.
+/// The message of Secrets for a machine, with `more` values of the cloud's own, as a file in memory that the machine reads at its
+/// boot. Its pages are freed with the machine.
 pub(crate) fn memory_file(
     folder: &Path,
     versions: &BTreeMap<String, Option<String>>,
+    more: SecretValues,
 ) -> Result<Option<File>, CloudError> {
     if versions.is_empty() {
         return Ok(None);
     }
-    let message = encode_secrets(&values(folder, versions)?).map_err(too_long)?;
+    let mut all = values(folder, versions)?;
+    for (secret, values) in more {
+        all.entry(secret).or_default().extend(values);
+    }
+    let message = encode_secrets(&all).map_err(too_long)?;
     let memory = || -> std::io::Result<File> {
         let mut file = File::from(rustix::fs::memfd_create("i2kit-secrets", MemfdFlags::CLOEXEC)?);
         file.write_all(&message)?;
@@ -155,10 +160,19 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
         let wanted = [("db".to_owned(), Some(version.clone())), ("gone".to_owned(), None)].into();
-        let mut told = Vec::new();
-        memory_file(&folder, &wanted).unwrap().unwrap().read_to_end(&mut told).unwrap();
-        assert_eq!(told, message(&secret("one")).unwrap());
-        assert!(memory_file(&folder, &BTreeMap::new()).unwrap().is_none());
+        let read = |more: SecretValues| {
+            let mut told = Vec::new();
+            memory_file(&folder, &wanted, more).unwrap().unwrap().read_to_end(&mut told).unwrap();
+            told
+        };
+        assert_eq!(read(SecretValues::new()), message(&secret("one")).unwrap());
+        let own = [("db".to_owned(), [("founded".to_owned(), b"yes".to_vec())].into())].into();
+        let (header, body) =
+            read(own).split_first_chunk::<SECRETS_HEADER>().map(|(h, b)| (*h, b.to_vec())).unwrap();
+        assert_eq!(secrets_length(&header), Ok(body.len()));
+        let keys: Vec<String> = decode_secrets(&body).unwrap()["db"].keys().cloned().collect();
+        assert_eq!(keys, ["founded", "password"]);
+        assert!(memory_file(&folder, &BTreeMap::new(), SecretValues::new()).unwrap().is_none());
 
         sweep(&folder, &BTreeSet::new(), clock::wall()).unwrap();
         assert!(folder.join(&version).exists(), "it was put just now");

@@ -1,4 +1,4 @@
-//! Templates on the disk: a machine that was stopped right before anything made it one of its own, as two files of the cache, from
+//! Templates on the disk: a machine that was stopped right before anything made it one of its own, as three files of the cache, from
 //! which others of its kind start. Which machines are of a kind, whether a template is what was written, and which one gives way.
 //!
 //! A template is named by a hash of all that it follows from ([`Kind`]), has no Secret in it, since its machine was given none, and
@@ -34,7 +34,7 @@ pub(crate) const DEVICES: &str = "devices";
 /// The file that says what a template is; without it there is none.
 const RECORD: &str = "template.json";
 
-/// What the name of a template under way begins with.
+/// What the name of a template under way begins with. The cache knows it, too.
 const NEW: &str = ".new-";
 
 /// How many templates there are at most.
@@ -43,7 +43,7 @@ const MOST: usize = 8;
 /// A template that was used so lately does not give way.
 const SPARED: Duration = Duration::from_mins(10);
 
-/// A template under way that is older is one of a process that was killed: making one takes less.
+/// A template under way that is older is one of a process that was killed: making one takes less. The cache knows that, too.
 const ABANDONED: Duration = Duration::from_mins(30);
 
 /// The most bytes that the state of the devices may have: it is some hundred KiB.
@@ -177,17 +177,38 @@ pub(crate) struct Template {
     pub(crate) memory: PathBuf,
     /// The state of its devices.
     pub(crate) devices: Vec<u8>,
+    /// Which one of its kind it is.
+    pub(crate) mark: Digest,
 }
 
-/// The template of this kind, and notes that it is used. Nothing where there is none; an error, which says why, where there is one
-/// that is not what was written.
-pub(crate) fn find(home: &Home, kind: &Kind) -> Result<Option<Template>, String> {
+/// A template that is there, and is not what was written.
+#[derive(Debug)]
+pub(crate) struct Damaged {
+    /// Which one of its kind it is; nothing where it has no record.
+    pub(crate) mark: Option<Digest>,
+    /// What is wrong with it.
+    pub(crate) reason: String,
+}
+
+/// The template of this kind, and notes that it is used. Nothing where there is none.
+pub(crate) fn find(home: &Home, kind: &Kind) -> Result<Option<Template>, Damaged> {
     let folder = home.template(kind.key());
     let text = match fs::read(folder.join(RECORD)) {
         Err(error) if error.kind() == ErrorKind::NotFound && !folder.exists() => return Ok(None),
-        text => text.map_err(|error| format!("{RECORD}: {error}"))?,
+        text => text.map_err(|error| Damaged { mark: None, reason: format!("{RECORD}: {error}") })?,
     };
-    let record: Record = serde_json::from_slice(&text).map_err(|error| format!("{RECORD}: {error}"))?;
+    let mark = Digest::of(&text);
+    let (memory, devices) =
+        checked(&folder, kind, &text).map_err(|reason| Damaged { mark: Some(mark), reason })?;
+    // Which one was used last decides which one gives way, and nothing else.
+    let _ = File::open(&folder).and_then(|folder| folder.set_modified(clock::of_files()));
+    Ok(Some(Template { memory, devices, mark }))
+}
+
+/// The file with the memory, and the state of the devices, of the template in `folder` with this record; why it is not what was
+/// written.
+fn checked(folder: &Path, kind: &Kind, record: &[u8]) -> Result<(PathBuf, Vec<u8>), String> {
+    let record: Record = serde_json::from_slice(record).map_err(|error| format!("{RECORD}: {error}"))?;
     if record.kind != *kind {
         return Err(format!("{RECORD} is that of another kind"));
     }
@@ -203,9 +224,7 @@ pub(crate) fn find(home: &Home, kind: &Kind) -> Result<Option<Template>, String>
     if Digest::of(&devices) != record.devices {
         return Err(format!("{DEVICES} has not the bytes that were written"));
     }
-    // Which one was used last decides which one gives way, and nothing else.
-    let _ = File::open(&folder).and_then(|folder| folder.set_modified(clock::of_files()));
-    Ok(Some(Template { memory, devices }))
+    Ok((memory, devices))
 }
 
 /// A folder for a template under way, with an empty file for its memory that is its user's alone. What is in it goes when it is
@@ -280,6 +299,31 @@ pub(crate) fn remove(home: &Home, key: Digest) -> Result<(), CloudError> {
     Ok(())
 }
 
+/// Removes the template of this name that has this mark. Whether it was there: several machines may find fault with one, and another
+/// one may have taken its place since. Without a mark what has no record is removed, and was no template.
+pub(crate) fn remove_marked(home: &Home, key: Digest, mark: Option<Digest>) -> Result<bool, CloudError> {
+    let folder = home.template(key);
+    let record = folder.join(RECORD);
+    let found = match fs::read(&record) {
+        Ok(text) => Some(Digest::of(&text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(CloudError::file("read", &record)(error)),
+    };
+    if found != mark {
+        return Ok(false);
+    }
+    let removed = match fs::remove_file(&record) {
+        Ok(()) => true,
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        Err(error) => return Err(CloudError::file("remove", &record)(error)),
+    };
+    // Whoever has removed the record removes the rest as well.
+    if removed || mark.is_none() {
+        home::gone(&folder, fs::remove_dir_all(&folder))?;
+    }
+    Ok(removed)
+}
+
 /// The templates that there are, with the time of their last use.
 fn all(home: &Home) -> Vec<(SystemTime, Digest)> {
     let entries = fs::read_dir(home.templates()).into_iter().flatten().flatten();
@@ -347,4 +391,4 @@ fn available(text: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::cloud::local) mod tests;

@@ -49,6 +49,8 @@ struct Known {
     failures: u32,
     /// Machines that never answered, in a row.
     strikes: u32,
+    /// The template that they started from.
+    struck: Option<Digest>,
 }
 
 /// The kinds of machines, by the key of their template.
@@ -111,16 +113,19 @@ impl Table {
         known.rests = Some(now + GAVE_WAY);
     }
 
-    /// A machine that started from it answered.
-    pub(crate) fn worked(&mut self, key: Digest) {
-        if let Some(known) = self.kinds.get_mut(&key) {
+    /// A machine that started from the template with this mark answered.
+    pub(crate) fn worked(&mut self, key: Digest, mark: Digest) {
+        if let Some(known) = self.kinds.get_mut(&key).filter(|known| known.struck == Some(mark)) {
             known.strikes = 0;
         }
     }
 
-    /// A machine that started from it never answered. Whether the template counts as bad.
-    pub(crate) fn struck(&mut self, key: Digest) -> bool {
+    /// A machine that started from the template with this mark never answered. Whether that one counts as bad.
+    pub(crate) fn struck(&mut self, key: Digest, mark: Digest) -> bool {
         let known = self.kinds.entry(key).or_default();
+        if known.struck.replace(mark) != Some(mark) {
+            known.strikes = 0;
+        }
         known.strikes += 1;
         let is_bad = known.strikes >= MOST_STRIKES;
         if is_bad {
@@ -129,7 +134,7 @@ impl Table {
         is_bad
     }
 
-    /// The template is at fault, and is used no more. Whether another one may be made.
+    /// A template was at fault, and is removed. Whether another one may be made.
     pub(crate) fn spoiled(&mut self, key: Digest) -> bool {
         let known = self.kinds.entry(key).or_default();
         known.faults = known.faults.saturating_add(1);
@@ -138,7 +143,7 @@ impl Table {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::cloud::local) mod tests {
     use super::*;
     use crate::plan::example;
     use crate::plan::image::ImageId;
@@ -147,7 +152,7 @@ mod tests {
         Digest::of(&[number])
     }
 
-    fn wanted() -> Wanted {
+    pub(in crate::cloud::local) fn wanted() -> Wanted {
         Wanted { spec: example::launch(ImageId(Digest::of(b"image"))), own_network: true }
     }
 
@@ -203,10 +208,13 @@ mod tests {
                 table.take(start).unwrap();
                 table.made(key(1));
             }
-            assert!(!table.struck(key(1)));
-            table.worked(key(1));
-            assert!(!table.struck(key(1)), "one has answered in between");
-            assert!(table.struck(key(1)));
+            let mark = Digest::of(&fault.to_le_bytes());
+            assert!(!table.struck(key(1), mark));
+            table.worked(key(1), mark);
+            assert!(!table.struck(key(1), mark), "one has answered in between");
+            assert!(!table.struck(key(1), key(0)), "one of another template");
+            assert!(!table.struck(key(1), mark));
+            assert!(table.struck(key(1), mark));
             assert_eq!(table.spoiled(key(1)), fault < MOST_FAULTS);
         }
         assert!(!table.want(key(1), wanted(), start));

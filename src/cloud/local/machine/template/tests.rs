@@ -23,12 +23,12 @@ fn facts(launch: &LaunchSpec) -> KindFacts<'_> {
     KindFacts { launch, cmdline: CMDLINE, own_network: true, accelerator: Accelerator::Tcg, qemu: "7.2" }
 }
 
-fn kind(image: u8) -> Kind {
+pub(in crate::cloud::local) fn kind(image: u8) -> Kind {
     Kind::of(&facts(&launch(image))).unwrap()
 }
 
 /// Makes a template as qemu does: with other files beside it.
-fn make(home: &Home, kind: &Kind) {
+pub(in crate::cloud::local) fn make(home: &Home, kind: &Kind) {
     let folder = begin(home).unwrap();
     let memory = OpenOptions::new().write(true).open(folder.path().join(MEMORY)).unwrap();
     memory.set_len(1 << 20).unwrap();
@@ -174,6 +174,11 @@ fn what_a_killed_process_left_goes_once_nobody_can_be_at_it() {
     let now = clock::of_files();
     sweep(&home, now);
     assert!(folder.path().exists());
+    // The cache spares it for as long.
+    let listed = || crate::registry::cache::list(&home.cache).unwrap().len();
+    assert_eq!(listed(), 1);
+    File::open(folder.path()).unwrap().set_modified(now - ABANDONED - Duration::from_secs(1)).unwrap();
+    assert_eq!(listed(), 2);
     sweep(&home, now + Duration::from_hours(1));
     assert!(!folder.path().exists());
     assert!(find(&home, &kind(1)).unwrap().is_some());
