@@ -61,7 +61,7 @@ fn move_the_lead(world: &World, from: &str) {
     world.i2kit(&["replicas", "counters", "--lead", "3"]).code(2).says("its slots are 0 to 2").run();
     // Nothing is lost, and nobody is made to lose anything.
     let refused = world.i2kit(&["replicas", "counters", "--recover", "--yes"]).code(7);
-    refused.says("cannot be recovered from any of its replicas").run();
+    refused.says("is connected with a majority of counters: the group needs no recovery").run();
 }
 
 /// What the environment's own pages say of the replicas, without a question to them.
